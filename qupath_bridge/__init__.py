@@ -1,0 +1,3 @@
+"""The bridge between QuPath projects and diffusion-model tissue segmentation."""
+
+__version__ = "0.1.0"

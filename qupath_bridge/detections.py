@@ -1,0 +1,80 @@
+"""Detections: what they are, whose they are, and their GeoJSON.
+
+Every detection of ours carries an id from which its origin can be read for ever, whatever QuPath
+keeps or drops of its other properties: a version-8 UUID (RFC 9562, free for such uses) of
+
+    prefix "psdf" 32 bits . head 16 bits . 8 . region 12 bits . variant . region 12, contents 50 bits
+
+QuPath keeps an object's id through save, load, export and import, and gives a copy a new one. So
+an object with the prefix is ours to replace, and one without it is never touched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from uuid import UUID
+
+from shapely.geometry import Polygon
+
+ID_PREFIX = "70736466"  # "psdf"
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One connected object of one class; outline in level-0 pixels."""
+
+    id: str
+    head: str
+    region_id: str
+    class_name: str
+    color: tuple[int, int, int]
+    outline_l0: Polygon
+    area_um2: float
+    mean_probability: float
+
+
+def detection_id(head: str, region_id: str, contents: bytes) -> str:
+    """Return the id of the detection of `head` in a region with these contents (class and WKB)."""
+    region = _bits(region_id.encode(), 24)
+    value = (
+        int(ID_PREFIX, 16) << 96
+        | _bits(head.encode(), 16) << 80
+        | 8 << 76
+        | (region >> 12) << 64
+        | 0b10 << 62
+        | (region & 0xFFF) << 50
+        | _bits(contents, 50)
+    )
+    return str(UUID(int=value))
+
+
+def is_ours(object_id: str) -> bool:
+    """Return whether an object was made by us."""
+    return object_id.lower().startswith(ID_PREFIX + "-") and object_id[14:15] == "8"
+
+
+def head_key(head: str) -> str:
+    """Return the part of an id that stands for a head."""
+    return f"{_bits(head.encode(), 16):04x}"
+
+
+def region_key(region_id: str) -> str:
+    """Return the part of an id that stands for a region."""
+    return f"{_bits(region_id.encode(), 24):06x}"
+
+
+def head_key_of(object_id: str) -> str:
+    """Return which head made an object of ours, as `head_key` writes it."""
+    return object_id[9:13].lower()
+
+
+def region_key_of(object_id: str) -> str:
+    """Return which region an object of ours was made in, as `region_key` writes it."""
+    value = UUID(object_id).int
+    return f"{(value >> 64 & 0xFFF) << 12 | (value >> 50 & 0xFFF):06x}"
+
+
+def _bits(data: bytes, count: int) -> int:
+    digest = hashlib.blake2b(data, digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> (64 - count)

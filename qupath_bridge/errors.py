@@ -1,0 +1,51 @@
+"""The errors a user can meet and mend.
+
+    PathSegDiffError
+    |-- SettingsError        a setting or option is unknown or out of range
+    |-- ProjectError         the project cannot be read or written
+    |   `-- ImageDataError   one image's data.qpdata is damaged
+    |-- SlideError           one image file is missing, damaged or of an unsupported kind
+    |   `-- PixelSizeError   its pixel size is missing or absurd
+    |-- RegionError          nothing to segment, or an annotation that cannot be used
+    `-- TilingError          tile, stride and margin do not fit together
+
+    model.errors.ModelError  stands beside the tree: `model` never imports this package
+"""
+
+from model.errors import ModelError
+
+
+class PathSegDiffError(Exception):
+    """Base of all expected errors: the message says what, which one, and what to do."""
+
+
+class SettingsError(PathSegDiffError):
+    """A setting or command-line option is unknown or out of range."""
+
+
+class ProjectError(PathSegDiffError):
+    """The QuPath project cannot be read or written."""
+
+
+class ImageDataError(ProjectError):
+    """An image's `data.qpdata` is damaged; it was left exactly as it is."""
+
+
+class SlideError(PathSegDiffError):
+    """An image file is missing, damaged, or of a kind that cannot be segmented."""
+
+
+class PixelSizeError(SlideError):
+    """An image's pixel size is missing or absurd."""
+
+
+class RegionError(PathSegDiffError):
+    """There is nothing to segment, or an annotation cannot be used as a region."""
+
+
+class TilingError(PathSegDiffError):
+    """Tile, stride and margin do not fit together."""
+
+
+EXPECTED_ERRORS = (PathSegDiffError, ModelError)
+"""What a command reports as one sentence; anything else is a bug of ours."""

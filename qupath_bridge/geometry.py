@@ -1,0 +1,77 @@
+"""Frames and the conversions between them.
+
+Two frames only: level-0 pixels of QuPath's image (`_l0`) and model pixels (`_m`), which are
+square and `model_mpp` um wide. Both have their origin at the image's top left corner, pixel
+(0, 0) covering [0, 1) x [0, 1). Points are `(x, y)`, arrays `[H, W]`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from shapely import affinity
+from shapely.geometry import MultiPolygon, Polygon
+from shapely.geometry.base import BaseGeometry
+
+
+class Mpp(NamedTuple):
+    """Micrometres per level-0 pixel along each axis."""
+
+    x: float
+    y: float
+
+    @property
+    def pixel_area_um2(self) -> float:
+        return self.x * self.y
+
+
+class BoxL0(NamedTuple):
+    """An axis-aligned box in level-0 pixels; edges need not fall on whole pixels."""
+
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Level-0 pixels per model pixel along each axis."""
+
+    x: float
+    y: float
+
+    @classmethod
+    def between(cls, mpp: Mpp, model_mpp: float) -> Scale:
+        """Return the scale that takes an image of `mpp` to model pixels of `model_mpp` um."""
+        return cls(model_mpp / mpp.x, model_mpp / mpp.y)
+
+    def box_l0(self, x_m: float, y_m: float, width_m: float, height_m: float) -> BoxL0:
+        """Return the level-0 box that a box in model pixels covers."""
+        return BoxL0(
+            x_m * self.x, y_m * self.y, (x_m + width_m) * self.x, (y_m + height_m) * self.y
+        )
+
+    def to_l0(self, geometry_m: BaseGeometry) -> BaseGeometry:
+        """Return a geometry given in model pixels in level-0 pixels."""
+        return affinity.affine_transform(geometry_m, [self.x, 0, 0, self.y, 0, 0])
+
+    def to_m(self, geometry_l0: BaseGeometry) -> BaseGeometry:
+        """Return a geometry given in level-0 pixels in model pixels."""
+        return affinity.affine_transform(geometry_l0, [1 / self.x, 0, 0, 1 / self.y, 0, 0])
+
+
+@dataclass(frozen=True)
+class Region:
+    """A part of an image to segment.
+
+    `outline_l0` is valid, not empty and inside the image. `id` is the annotation's UUID, or
+    "tissue" or "slide" for regions that no annotation stands for.
+    """
+
+    id: str
+    name: str
+    kind: Literal["annotation", "tissue", "slide"]
+    outline_l0: Polygon | MultiPolygon
+    class_name: str | None = None
