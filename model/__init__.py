@@ -1,0 +1,31 @@
+"""PathSegDiff as a library: a frozen diffusion model's features and light segmentation heads.
+
+Importing this package loads no deep-learning framework; `load_segmenter` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from model.card import HeadClass, ModelCard, find_model, read_card
+from model.errors import ModelError
+
+if TYPE_CHECKING:
+    from model.segmenter import Segmenter
+
+__all__ = ["HeadClass", "ModelCard", "ModelError", "find_model", "load_segmenter", "read_card"]
+
+
+def load_segmenter(
+    folder: Path, heads: Sequence[str] | None = None, device: str = "auto"
+) -> Segmenter:
+    """Return the model in a folder, ready on a device, with the named heads (default: all).
+
+    Raises:
+        ModelError: the folder, a head or the device cannot be used.
+    """
+    from model.segmenter import load_segmenter as load
+
+    return load(folder, heads, device)

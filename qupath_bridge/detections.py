@@ -3,7 +3,7 @@
 Every detection of ours carries an id from which its origin can be read for ever, whatever QuPath
 keeps or drops of its other properties: a version-8 UUID (RFC 9562, free for such uses) of
 
-    prefix "psdf" 32 bits . head 16 bits . 8 . region 12 bits . variant . region 12, contents 50 bits
+    prefix "psdf" 32 bits . head 16 bits . 8 . region 12 bits . variant . region 12, contents 50
 
 QuPath keeps an object's id through save, load, export and import, and gives a copy a new one. So
 an object with the prefix is ours to replace, and one without it is never touched.
@@ -12,6 +12,7 @@ an object with the prefix is ours to replace, and one without it is never touche
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -73,6 +74,28 @@ def region_key_of(object_id: str) -> str:
     """Return which region an object of ours was made in, as `region_key` writes it."""
     value = UUID(object_id).int
     return f"{(value >> 64 & 0xFFF) << 12 | (value >> 50 & 0xFFF):06x}"
+
+
+def replaced_by(
+    heads: Collection[str], region_ids: Collection[str], present_region_ids: Collection[str]
+) -> Callable[[str], bool]:
+    """Return a function that tells of an object's id whether a run replaces that object.
+
+    It does if the object is ours, of one of the run's heads, and its region is one of those done
+    anew or no longer present in the image.
+    """
+    head_keys = {head_key(head) for head in heads}
+    anew = {region_key(region_id) for region_id in region_ids}
+    kept = {region_key(region_id) for region_id in present_region_ids} - anew
+
+    def is_replaced(object_id: str) -> bool:
+        return (
+            is_ours(object_id)
+            and head_key_of(object_id) in head_keys
+            and region_key_of(object_id) not in kept
+        )
+
+    return is_replaced
 
 
 def _bits(data: bytes, count: int) -> int:

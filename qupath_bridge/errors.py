@@ -1,15 +1,15 @@
 """The errors a user can meet and mend.
 
-    PathSegDiffError
-    |-- SettingsError        a setting or option is unknown or out of range
-    |-- ProjectError         the project cannot be read or written
-    |   `-- ImageDataError   one image's data.qpdata is damaged
-    |-- SlideError           one image file is missing, damaged or of an unsupported kind
-    |   `-- PixelSizeError   its pixel size is missing or absurd
-    |-- RegionError          nothing to segment, or an annotation that cannot be used
-    `-- TilingError          tile, stride and margin do not fit together
+PathSegDiffError
+|-- SettingsError        a setting or option is unknown or out of range
+|-- ProjectError         the project cannot be read or written
+|   `-- ImageDataError   one image's data.qpdata is damaged
+|-- SlideError           one image file is missing, damaged or of an unsupported kind
+|   `-- PixelSizeError   its pixel size is missing or absurd
+|-- RegionError          nothing to segment, or an annotation that cannot be used
+`-- TilingError          tile, stride and margin do not fit together
 
-    model.errors.ModelError  stands beside the tree: `model` never imports this package
+model.errors.ModelError  stands beside the tree: `model` never imports this package
 """
 
 from model.errors import ModelError

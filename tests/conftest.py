@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import tifffile
+from shapely.geometry import box, mapping
+from shapely.geometry.base import BaseGeometry
+
+from qupath_bridge.demo.qpproj import ImageEntry, project_json, server_json, write_json
+
+MakeProject = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +27,86 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}; set PATHSEGDIFF_TEST_DATA to its folder")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def own_settings(tmp_path_factory, monkeypatch) -> None:
+    """Keep the settings and models of whoever runs the tests out of them."""
+    monkeypatch.setenv("QUPATH_PATHSEGDIFF_HOME", str(tmp_path_factory.mktemp("home")))
+
+
+@pytest.fixture(scope="session")
+def write_tiff() -> Callable[[Path, np.ndarray, float], None]:
+    """Return a function that writes a tiled TIFF with a pixel size in um."""
+
+    def write(path: Path, pixels: np.ndarray, mpp: float) -> None:
+        per_cm = (1e4 / mpp, 1e4 / mpp)
+        tifffile.imwrite(
+            path, pixels, tile=(256, 256), photometric="rgb", resolution=per_cm, resolutionunit=3
+        )
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def make_project() -> MakeProject:
+    """Return a function that writes a QuPath project by hand.
+
+    `images` is a list of (path, (width, height), mpp or None); `regions` maps an entry's id to
+    outlines in level-0 pixels.
+    """
+
+    def make(
+        folder: Path,
+        images: Sequence[tuple[Path, tuple[int, int], float | None]],
+        regions: dict[int, Sequence[BaseGeometry]] | None = None,
+    ) -> Path:
+        file = folder / "project.qpproj"
+        folder.mkdir(parents=True, exist_ok=True)
+        listed: list[dict[str, Any]] = []
+        for number, (path, size, mpp) in enumerate(images, start=1):
+            entry = ImageEntry(path.name, path, [size], mpp or 1.0, 256, f"image {number}")
+            content, server = project_json(file, entry, 0), server_json(entry)
+            listed.append(content["images"][0] | {"entryID": number})
+            if mpp is None:
+                for metadata in (listed[-1]["serverBuilder"]["metadata"], server["metadata"]):
+                    metadata["pixelCalibration"] = {}
+            write_json(folder / "data" / str(number) / "server.json", server)
+        write_json(file, content | {"images": listed, "lastID": len(listed)})
+        for number, outlines in (regions or {}).items():
+            write_regions(folder / "pathsegdiff" / str(number) / "regions.geojson", outlines)
+        return file
+
+    return make
+
+
+def write_regions(path: Path, outlines: Sequence[BaseGeometry]) -> None:
+    features = [
+        {
+            "type": "Feature",
+            "id": f"00000000-0000-4000-8000-{number:012d}",
+            "geometry": mapping(outline),
+            "properties": {
+                "objectType": "annotation",
+                "name": f"Region {number}",
+                "classification": {"name": "Tumor" if number % 2 else "Stroma", "color": [1, 2, 3]},
+            },
+        }
+        for number, outline in enumerate(outlines, start=1)
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"type": "FeatureCollection", "features": features})
+    path.write_text(text, encoding="utf-8")
+
+
+@pytest.fixture
+def small_project(tmp_path, make_project, write_tiff) -> Path:
+    """Return a project with one drawn image of 640 x 512 px and two small annotations."""
+    from qupath_bridge.demo.drawing import draw_slide
+
+    pixels = draw_slide(5, 640, 512, coverage=1.0).pixels
+    folder = tmp_path / "Ein Projekt mit Ümlaut 🔬"
+    folder.mkdir()
+    write_tiff(folder / "bild ä.tif", pixels, 0.5)
+    outlines = [box(40, 40, 260, 240), box(300, 200, 520, 420)]
+    return make_project(folder, [(folder / "bild ä.tif", (640, 512), 0.5)], {1: outlines})

@@ -72,6 +72,9 @@ class Project(Protocol):
     backend: str
     """"paquo" or "portable"."""
 
+    reason: str
+    """Which face this is and why, for the user."""
+
     path: Path
     """The .qpproj file."""
 

@@ -1,0 +1,177 @@
+"""The model card: everything about a model but its numbers, as `card.json` in its folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from model.errors import ModelError
+
+CARD_FORMAT = 1
+CARD_FILE = "card.json"
+DEFAULT_MODEL = Path(__file__).parent / "default"
+HOME_VARIABLE = "QUPATH_PATHSEGDIFF_HOME"
+
+
+@dataclass(frozen=True)
+class HeadClass:
+    """One class of a head; color is (r, g, b), 0..255.
+
+    A class with `detections` False (background) is measured but makes no objects.
+    """
+
+    name: str
+    color: tuple[int, int, int]
+    detections: bool = True
+
+
+@dataclass(frozen=True)
+class HeadCard:
+    """One head: its classes in channel order and the shape of its network."""
+
+    classes: tuple[HeadClass, ...]
+    feature_channels: tuple[int, ...]
+    width: int
+    description: str = ""
+    scores: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a model is, needs and gives.
+
+    mpp: um per model pixel. tile_m, margin_m: side of a patch and of the rim whose scores are
+    not used, model pixels. cell_m: model pixels per side of a score cell. timestep: 0..T-1.
+    up_blocks: the tapped decoder blocks of the U-Net. noise_seed: seed of the noise field.
+    files: path relative to the folder -> sha256.
+    """
+
+    name: str
+    version: str
+    description: str
+    intended_use: str
+    licence: str
+    mpp: float
+    tile_m: int
+    margin_m: int
+    cell_m: int
+    timestep: int
+    up_blocks: tuple[int, ...]
+    noise_seed: int
+    schedule: Mapping[str, Any]
+    heads: Mapping[str, HeadCard]
+    files: Mapping[str, str]
+    training: Mapping[str, Any] = field(default_factory=dict)
+    format: int = CARD_FORMAT
+
+    @property
+    def fingerprint(self) -> str:
+        """Return a hex digest of the card and, through its hashes, of every weight."""
+        text = json.dumps(asdict(self), sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def choose_heads(self, names: Sequence[str] | None) -> list[str]:
+        """Return the named heads in the card's order, all where none is named.
+
+        Raises:
+            ModelError: the model has no such head.
+        """
+        unknown = [name for name in names or () if name not in self.heads]
+        if unknown:
+            raise ModelError(
+                f"model {self.name} has no head {', '.join(map(repr, unknown))};"
+                f" it has: {', '.join(self.heads)}"
+            )
+        return [name for name in self.heads if not names or name in names]
+
+
+def find_model(name_or_folder: str | None) -> Path:
+    """Return the folder of a model: the shipped one, a folder's path, or an installed name.
+
+    Raises:
+        ModelError: there is no such model; the message lists the installed ones.
+    """
+    if name_or_folder in (None, "default"):
+        return DEFAULT_MODEL
+    models = models_home()
+    installed = models / str(name_or_folder)
+    for folder in (Path(str(name_or_folder)), installed):
+        if (folder / CARD_FILE).is_file():
+            return folder
+    if Path(str(name_or_folder)).is_dir() or installed.is_dir():
+        raise ModelError(
+            f"{name_or_folder} is a folder without {CARD_FILE}, so not a model of this program;"
+            " pass the folder that holds card.json"
+        )
+    known = ["default", *sorted(p.parent.name for p in models.glob(f"*/{CARD_FILE}"))]
+    raise ModelError(f"no model {name_or_folder!r}: neither a folder nor one of {', '.join(known)}")
+
+
+def models_home() -> Path:
+    """Return the folder where imported and trained models live."""
+    home = os.environ.get(HOME_VARIABLE)
+    return (Path(home) if home else Path.home() / ".qupath-pathsegdiff") / "models"
+
+
+def read_card(folder: Path) -> ModelCard:
+    """Return the card of the model in a folder.
+
+    Raises:
+        ModelError: no card, broken JSON, another format, or fields missing.
+    """
+    path = folder / CARD_FILE
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        found = raw["format"]
+    except FileNotFoundError:
+        raise ModelError(f"model folder {folder} has no {CARD_FILE}; get the model anew") from None
+    except (OSError, UnicodeDecodeError, ValueError, TypeError, KeyError) as error:
+        raise ModelError(f"{path} cannot be read ({error}); get the model anew") from error
+    if found != CARD_FORMAT:
+        raise ModelError(
+            f"{path} is of card format {found}, this program reads {CARD_FORMAT};"
+            " update the program, or get a model made for it"
+        )
+    try:
+        return _card_of(raw)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{path} is incomplete or malformed ({error}); get it anew") from error
+
+
+def write_card(folder: Path, card: ModelCard) -> None:
+    """Write a model's card into its folder, whole or not at all."""
+    path = folder / CARD_FILE
+    beside = path.with_suffix(".json.part")
+    text = json.dumps(asdict(card), indent=1, ensure_ascii=False)
+    beside.write_text(text + "\n", encoding="utf-8")
+    beside.replace(path)
+
+
+def _card_of(raw: dict[str, Any]) -> ModelCard:
+    fields = dict(raw)
+    fields["up_blocks"] = tuple(int(block) for block in fields["up_blocks"])
+    fields["heads"] = {name: _head_of(head) for name, head in fields["heads"].items()}
+    if not fields["heads"]:
+        raise ValueError("it has no heads")
+    card = ModelCard(**fields)
+    if not (card.mpp > 0 and 0 < card.cell_m <= card.tile_m and 2 * card.margin_m < card.tile_m):
+        raise ValueError("mpp, tile_m, margin_m or cell_m out of range")
+    return card
+
+
+def _head_of(raw: dict[str, Any]) -> HeadCard:
+    classes = tuple(
+        HeadClass(c["name"], tuple(c["color"]), bool(c["detections"])) for c in raw["classes"]
+    )
+    return HeadCard(
+        classes=classes,
+        feature_channels=tuple(raw["feature_channels"]),
+        width=raw["width"],
+        description=raw.get("description", ""),
+        scores=raw.get("scores", {}),
+    )

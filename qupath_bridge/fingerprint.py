@@ -1,0 +1,48 @@
+"""What an image's result depends on, so that a result can be known to be up to date."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import shapely
+
+from model import ModelCard
+from qupath_bridge.geometry import Region
+from qupath_bridge.settings import RunSettings
+from qupath_bridge.slide import Slide
+from qupath_bridge.store import Made
+
+
+def made_from(
+    card: ModelCard,
+    heads: Sequence[str],
+    settings: RunSettings,
+    slide: Slide,
+    regions: Iterable[Region],
+) -> Made:
+    """Return what a result of these inputs is made from; it reads no pixels."""
+    pixel_size = [round(um, 9) for um in slide.mpp]
+    return Made(
+        model=card.fingerprint,
+        heads=tuple(heads),
+        settings=settings.deciding() | {"mpp": pixel_size},
+        slide=_slide(slide.path),
+        regions=_regions(regions),
+    )
+
+
+def _slide(path: Path) -> str:
+    """Return what tells one version of a file from another: its size and time of change."""
+    state = path.stat()
+    return f"{state.st_size} bytes, changed {state.st_mtime_ns} ns"
+
+
+def _regions(regions: Iterable[Region]) -> str:
+    digest = hashlib.sha256()
+    for region in sorted(regions, key=lambda r: r.id):
+        name = f"{region.id}\t{region.name}\t{region.class_name}\n"
+        digest.update(name.encode())
+        digest.update(shapely.to_wkb(shapely.normalize(region.outline_l0)))
+    return digest.hexdigest()

@@ -1,0 +1,148 @@
+"""Overlapping tiles' class probabilities -> one class map of a region."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from shapely.geometry.base import BaseGeometry
+
+from qupath_bridge.errors import TilingError
+from qupath_bridge.tiles import Tile, TilePlan
+
+NODATA = 255
+COLLAR = 2  # cells around a region's bounds, so that no outline ends at the map's edge
+
+
+@dataclass(frozen=True)
+class ClassMap:
+    """The winning class of each cell.
+
+    codes: uint8 [H, W], `NODATA` where nothing was computed. probability: float32 [H, W] of the
+    winning class, 0..1. x_m, y_m: the map's top left corner in model pixels. cell_m: side of a
+    cell in model pixels.
+    """
+
+    codes: np.ndarray
+    probability: np.ndarray
+    x_m: int
+    y_m: int
+    cell_m: int
+
+
+class Fuser:
+    """Blends the tiles of one region, row of tiles by row of tiles, into a class map.
+
+    Scores are held for one row of tiles only. Within it tiles may come in any order: they are
+    summed from left to right, so the same tiles give the same map, bit for bit.
+    """
+
+    def __init__(self, plan: TilePlan, outline_m: BaseGeometry, class_count: int) -> None:
+        if not 1 <= class_count < NODATA:
+            raise TilingError(f"a class map holds 1 to {NODATA - 1} classes, not {class_count}")
+        self._plan = plan
+        self._map = _empty_map(outline_m, plan.cell_m)
+        margin = plan.margin_cells
+        side = plan.tile_cells - 2 * margin
+        self._window = blend_window(plan.tile_cells, margin)[margin:, margin:][:side, :side]
+        width = self._map.codes.shape[1]
+        self._scores = np.zeros((class_count, side, width), np.float32)
+        self._weight = np.zeros((side, width), np.float32)
+        self._top: int | None = None  # row of the map where the held scores begin
+        self._y_m: int | None = None
+        self._row: dict[int, np.ndarray] = {}
+
+    def add(self, tile: Tile, probabilities: np.ndarray) -> None:
+        """Take in one tile's class probabilities, float32 [K, h, w] over its cells.
+
+        Raises:
+            TilingError: the tile belongs to an earlier row, or its scores have another shape.
+        """
+        expected = (len(self._scores), self._plan.tile_cells, self._plan.tile_cells)
+        if probabilities.shape != expected:
+            raise TilingError(
+                f"the scores of a tile have shape {probabilities.shape}, expected {expected}"
+            )
+        if self._y_m is not None and tile.y_m < self._y_m:
+            raise TilingError(f"tile {tuple(tile)} came after row {self._y_m}; sort tiles by y")
+        if tile.y_m != self._y_m:
+            self._finish_row()
+            self._y_m = tile.y_m
+        margin = self._plan.margin_cells
+        inside = slice(margin, margin + len(self._window))
+        self._row[tile.x_m] = probabilities[:, inside, inside].copy()
+
+    def class_map(self) -> ClassMap:
+        """Return the map of all tiles taken in; no more may follow."""
+        self._finish_row()
+        self._emit(len(self._weight))
+        return self._map
+
+    def _finish_row(self) -> None:
+        if self._y_m is None:
+            return
+        top = self._cells_from(self._y_m, self._map.y_m)
+        if self._top is not None:
+            self._emit(min(top - self._top, len(self._weight)))
+        self._top = top
+        for x_m in sorted(self._row):
+            self._blend(self._cells_from(x_m, self._map.x_m), self._row[x_m])
+        self._row.clear()
+
+    def _cells_from(self, tile_start_m: int, map_start_m: int) -> int:
+        return (tile_start_m + self._plan.margin_m - map_start_m) // self._plan.cell_m
+
+    def _blend(self, left: int, probabilities: np.ndarray) -> None:
+        """Add the inside of one tile whose first column is `left` of the map."""
+        begin, end = max(left, 0), min(left + len(self._window), self._weight.shape[1])
+        if begin >= end:
+            return
+        window = self._window[:, begin - left : end - left]
+        self._scores[:, :, begin:end] += window * probabilities[:, :, begin - left : end - left]
+        self._weight[:, begin:end] += window
+
+    def _emit(self, count: int) -> None:
+        """Write the first `count` held rows to the map and make room for as many."""
+        if self._top is None or count == 0:
+            return
+        begin, end = max(self._top, 0), min(self._top + count, len(self._map.codes))
+        if begin < end:
+            held = slice(begin - self._top, end - self._top)
+            self._write(begin, self._scores[:, held], self._weight[held])
+        for held_rows in (self._scores, self._weight[None]):
+            held_rows[:, :-count] = held_rows[:, count:]
+            held_rows[:, -count:] = 0
+
+    def _write(self, begin: int, scores: np.ndarray, weight: np.ndarray) -> None:
+        rows = slice(begin, begin + len(weight))
+        seen = weight > 0
+        codes = scores.argmax(axis=0).astype(np.uint8)
+        self._map.codes[rows][seen] = codes[seen]
+        winning = scores.max(axis=0)[seen] / weight[seen]
+        self._map.probability[rows][seen] = np.minimum(winning, 1)  # rounding can exceed it
+
+
+def blend_window(cells: int, margin_cells: int) -> np.ndarray:
+    """Return a tile's weights, float32 [cells, cells]: 0 in the rim, a Hann window > 0 inside."""
+    inside = cells - 2 * margin_cells
+    hann = np.zeros(cells)
+    # Sampled at the middle of each cell, so that the window's own zeros fall outside of it.
+    phase = (np.arange(inside) + 0.5) / inside
+    hann[margin_cells : margin_cells + inside] = np.sin(np.pi * phase) ** 2
+    return np.outer(hann, hann).astype(np.float32)
+
+
+def _empty_map(outline_m: BaseGeometry, cell_m: int) -> ClassMap:
+    """Return a map without data over an outline's bounds, its corner on whole cells."""
+    x0, y0, x1, y1 = outline_m.bounds
+    left, top = math.floor(x0 / cell_m) - COLLAR, math.floor(y0 / cell_m) - COLLAR
+    right, bottom = math.ceil(x1 / cell_m) + COLLAR, math.ceil(y1 / cell_m) + COLLAR
+    shape = (bottom - top, right - left)
+    return ClassMap(
+        codes=np.full(shape, NODATA, np.uint8),
+        probability=np.zeros(shape, np.float32),
+        x_m=left * cell_m,
+        y_m=top * cell_m,
+        cell_m=cell_m,
+    )

@@ -1,0 +1,250 @@
+"""The page to read first: from a project to its images' detections and class areas.
+
+project -> image -> regions -> tiles -> model -> class map -> polygons -> detections -> areas
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from model import HeadClass, find_model, read_card
+from qupath_bridge.detections import Detection
+from qupath_bridge.disk import check_writable
+from qupath_bridge.errors import EXPECTED_ERRORS, ProjectError, RegionError, SlideError
+from qupath_bridge.fingerprint import made_from
+from qupath_bridge.geometry import Mpp, Region
+from qupath_bridge.measurements import (
+    ClassArea,
+    annotation_measurements,
+    class_areas,
+    write_class_areas,
+)
+from qupath_bridge.progress import Reporter
+from qupath_bridge.project import open_project
+from qupath_bridge.project.base import (
+    Annotation,
+    ImageWrite,
+    Project,
+    ProjectClass,
+    ProjectImage,
+)
+from qupath_bridge.regions import annotation_regions, slide_region, tissue_region
+from qupath_bridge.report import Outcome, RunReport, write_run_json
+from qupath_bridge.segment import Engine
+from qupath_bridge.settings import RunSettings
+from qupath_bridge.slide import Slide, open_slide
+from qupath_bridge.store import Made, ResultStore, Scope, StoredResult, digest_of
+
+NEEDED_BYTES = 200 * 2**20
+AUTOMATIC_REGIONS = ("tissue", "slide")
+"""Regions that no annotation stands for: every run replaces what earlier ones made in them."""
+
+
+def run_project(path: Path, settings: RunSettings, reporter: Reporter) -> RunReport:
+    """Segment a project's images, write what was found, and return what became of each.
+
+    Raises:
+        ProjectError, ModelError: the run cannot begin. What goes wrong with one image is in the
+            report instead, and the other images go on.
+    """
+    with opened_run(path, settings) as run:
+        reporter.say(f"{run.project.path}: {run.project.reason}")
+        check_writable(run.project.folder, NEEDED_BYTES)
+        report = RunReport()
+        try:
+            for index, image in enumerate(run.images, start=1):
+                report.outcomes.append(run.outcome_of(image, index, reporter))
+        except KeyboardInterrupt:
+            report.interrupted = True
+        if any(o.status != "failed" for o in report.outcomes):
+            write_class_areas(run.store.table, run.store.read_class_areas())
+            report.table = run.store.table
+        write_run_json(run.store.folder, settings, run.engine.card, run.project, report)
+    return report
+
+
+def plan_project(path: Path, settings: RunSettings, say: Callable[[str], None]) -> int:
+    """Say what a run would do, image by image; return how many images would fail."""
+    failed = 0
+    with opened_run(path, settings) as run:
+        say(f"{run.project.path}: {run.project.reason}")
+        say(f"model {run.engine.card.name}: {', '.join(run.engine.heads)}")
+        for image in run.images:
+            try:
+                say(f"{image.name}: {run.plan_of(image)}")
+            except EXPECTED_ERRORS as error:
+                failed += 1
+                say(f"{image.name}: would fail: {error}")
+    return failed
+
+
+@contextmanager
+def opened_run(path: Path, settings: RunSettings) -> Iterator[Run]:
+    """Open a project, choose its images and look at the model's card; close the project again."""
+    folder = find_model(settings.model)
+    card = read_card(folder)
+    engine = Engine(folder, card, card.choose_heads(settings.heads), settings)
+    project = open_project(path, settings.backend)
+    try:
+        images = _chosen(project.images(), settings.images)
+        yield Run(project, images, engine, settings, ResultStore(project.folder))
+    finally:
+        project.close()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One image, looked at but not yet segmented."""
+
+    slide: Slide
+    regions: list[Region]
+    annotation_ids: list[str]
+    made: Made
+    warnings: list[str]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run over the images of one project."""
+
+    project: Project
+    images: list[ProjectImage]
+    engine: Engine
+    settings: RunSettings
+    store: ResultStore
+
+    def outcome_of(self, image: ProjectImage, index: int, reporter: Reporter) -> Outcome:
+        """Do one image and return what became of it; only Ctrl-C gets past this."""
+        began = time.monotonic()
+        outcome = Outcome(image.entry_id, image.name)
+        try:
+            self._do(image, index, outcome, reporter)
+        except EXPECTED_ERRORS as error:
+            outcome.fail(str(error))
+        except Exception as error:  # one image's trouble must not cost the others their turn
+            outcome.fail(f"{type(error).__name__}: {error} (unexpected; please report it)")
+        if outcome.status == "failed":
+            reporter.say(f"{image.name}: failed: {outcome.message}")
+        outcome.seconds = round(time.monotonic() - began, 2)
+        return outcome
+
+    def plan_of(self, image: ProjectImage) -> str:
+        """Return in words what a run would do with an image."""
+        with self._prepared(image) as ready:
+            if self._is_done(image, ready.made):
+                return "already done, would be skipped"
+            tiles = self.engine.count_tiles(ready.slide, ready.regions)
+            names = ", ".join(region.name for region in ready.regions[:5])
+            return f"{len(ready.regions)} regions ({names}), {tiles} tiles"
+
+    def _do(self, image: ProjectImage, index: int, outcome: Outcome, reporter: Reporter) -> None:
+        with self._prepared(image) as ready:
+            outcome.warnings, outcome.regions = ready.warnings, len(ready.regions)
+            for warning in ready.warnings:
+                reporter.say(f"{image.name}: {warning}")
+            if self._is_done(image, ready.made):
+                outcome.status = "skipped"
+                reporter.say(f"{image.name}: already done; --restart does it again")
+                return
+            outcome.tiles = self.engine.count_tiles(ready.slide, ready.regions)
+            reporter.begin(image.name, index, len(self.images), outcome.tiles)
+            try:
+                detections = self.engine.segment(ready.slide, ready.regions, reporter.advance)
+            finally:
+                reporter.end()
+            outcome.objects = len(detections)
+            self._keep(image, ready, detections)
+
+    def _keep(self, image: ProjectImage, ready: Prepared, detections: list[Detection]) -> None:
+        """Bring an image's result into the project and the store; only then is it done."""
+        region_ids = [*(region.id for region in ready.regions), *AUTOMATIC_REGIONS]
+        scope = Scope(self.engine.heads, region_ids, ready.annotation_ids)
+        rows = self._rows(image, ready, detections, scope)
+        kept = scope.kept_detections(self.store.read_detections(image.entry_id))
+        self.store.write_detections(image.entry_id, [*kept, *detections])
+        changes = ImageWrite(
+            heads=scope.heads,
+            region_ids=scope.region_ids,
+            detections=detections,
+            measurements=annotation_measurements(rows),
+            classes=_project_classes(self.engine.classes.values()),
+        )
+        self.project.write(image, changes)
+        objects = digest_of(detection.id for detection in (*kept, *detections))
+        self.store.write_result(image.entry_id, StoredResult(ready.made, tuple(rows), objects))
+
+    def _rows(
+        self, image: ProjectImage, ready: Prepared, detections: list[Detection], scope: Scope
+    ) -> list[ClassArea]:
+        """Return the class areas of this run and those of earlier ones that stay."""
+        earlier = self.store.read_result(image.entry_id)
+        kept = scope.kept_rows(earlier.rows) if earlier else []
+        return [*kept, *class_areas(image, ready.regions, detections, self.engine.classes)]
+
+    def _is_done(self, image: ProjectImage, made: Made) -> bool:
+        """Return whether an image's stored result is up to date and still in the project."""
+        stored = self.store.read_result(image.entry_id)
+        if self.settings.restart or stored is None or stored.made != made:
+            return False
+        if not self.store.detections_path(image.entry_id).exists():
+            return False
+        in_project = self.project.detection_ids(image)
+        return in_project is None or digest_of(in_project) == stored.objects
+
+    @contextmanager
+    def _prepared(self, image: ProjectImage) -> Iterator[Prepared]:
+        if image.unsupported:
+            raise SlideError(f"{image.name} cannot be segmented: {image.unsupported}")
+        given = self.settings.mpp
+        mpp = image.mpp or (Mpp(given, given) if given else None)
+        with open_slide(image.path, mpp=mpp, size_l0=image.size_l0) as slide:
+            annotations = self.project.read_annotations(image)
+            regions, warnings = _regions_of(slide, annotations, self.settings)
+            engine = self.engine
+            made = made_from(engine.card, engine.heads, self.settings, slide, regions)
+            yield Prepared(slide, regions, [a.id for a in annotations], made, warnings)
+
+
+def _regions_of(
+    slide: Slide, annotations: Sequence[Annotation], settings: RunSettings
+) -> tuple[list[Region], list[str]]:
+    """Return what to segment in an image, and what to tell about it.
+
+    Raises:
+        RegionError: there is nothing to segment.
+    """
+    mode = settings.regions
+    if mode == "slide":
+        return [slide_region(slide.width, slide.height)], []
+    warnings: list[str] = []
+    if mode != "tissue":
+        size_l0 = (slide.width, slide.height)
+        found = annotation_regions(annotations, size_l0, settings.region_classes)
+        warnings = found.warnings
+        if found.regions:
+            return found.regions, warnings
+        if mode == "annotations" or settings.region_classes:
+            raise RegionError("no area annotation to segment; draw one, or pass --regions tissue")
+    tissue = tissue_region(slide)
+    if tissue is None:
+        raise RegionError("no tissue was found; draw an annotation, or pass --regions slide")
+    return [tissue], warnings
+
+
+def _chosen(images: Sequence[ProjectImage], globs: Sequence[str]) -> list[ProjectImage]:
+    chosen = [i for i in images if not globs or any(fnmatchcase(i.name, g) for g in globs)]
+    if not chosen:
+        names = ", ".join(image.name for image in images[:20])
+        raise ProjectError(f"no image is named {' or '.join(globs)}; the project has: {names}")
+    return chosen
+
+
+def _project_classes(heads: Iterable[Sequence[HeadClass]]) -> list[ProjectClass]:
+    """Return the classes that make objects, each name once."""
+    found = {c.name: ProjectClass(c.name, c.color) for head in heads for c in head if c.detections}
+    return list(found.values())

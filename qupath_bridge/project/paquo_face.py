@@ -1,0 +1,212 @@
+"""A QuPath project reached through paquo, and through the Java that paquo starts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jpype
+
+from qupath_bridge.detections import is_ours, replaced_by
+from qupath_bridge.errors import ImageDataError, ProjectError, SlideError
+from qupath_bridge.project import hierarchy as objects
+from qupath_bridge.project import qpdata
+from qupath_bridge.project.base import Annotation, ImageWrite, ProjectImage
+from qupath_bridge.project.classlist import add_classes
+from qupath_bridge.project.jvm import java_class, message_of
+from qupath_bridge.project.qpproj import Entry, ProjectFile, image_of
+from qupath_bridge.project.uris import path_of_uri
+
+AUTOMATIC_REGIONS = ("tissue", "slide")
+"""Regions that no annotation stands for, and that are always there."""
+
+
+@dataclass(frozen=True)
+class _Contents:
+    """What was read of an image's data while its file was as `seen` says."""
+
+    seen: qpdata.Signature
+    annotations: list[Annotation]
+    detection_ids: set[str]
+
+
+class PaquoProject:
+    """A project as QuPath itself reads it; Java must run already (see `jvm`).
+
+    The project file itself is never written: only an image's data and the list of classes are.
+
+    Raises:
+        ProjectError: QuPath cannot read the project.
+    """
+
+    backend = "paquo"
+
+    def __init__(self, path: Path, reason: str) -> None:
+        from paquo.projects import QuPathProject
+
+        self.path, self.reason = path, reason
+        try:
+            self._project = QuPathProject(path, mode="r")
+        except (OSError, ValueError, jpype.JException) as error:
+            said = message_of(error) if isinstance(error, jpype.JException) else str(error)
+            raise ProjectError(
+                f"QuPath cannot read {path} ({said}); open it with the QuPath that saved it, or"
+                " run with --backend portable"
+            ) from error
+        self._backed_up: set[str] = set()
+        self._read: dict[str, _Contents] = {}
+
+    @property
+    def folder(self) -> Path:
+        return self.path.parent
+
+    def images(self) -> list[ProjectImage]:
+        """Return the project's image entries in its order.
+
+        Raises:
+            ProjectError: it has none.
+        """
+        project = self._project.java_object
+        before = project.getPreviousURI()
+        entries = tuple(map(_entry_of, project.getImageList()))
+        if not entries:
+            raise ProjectError(f"{self.path} has no images; add some in QuPath")
+        saved_as = None if before is None else str(before.toString())
+        file = ProjectFile(self.path, self._project.version, saved_as, entries)
+        return [image_of(file, entry) for entry in entries]
+
+    def read_annotations(self, image: ProjectImage) -> list[Annotation]:
+        """Return an image's annotations, nested ones too.
+
+        Raises:
+            ImageDataError: the image's data file is damaged (it is left untouched).
+        """
+        return self._contents(image).annotations
+
+    def detection_ids(self, image: ProjectImage) -> set[str]:
+        """Return the ids of our detections in the image.
+
+        Raises:
+            ImageDataError: the image's data file is damaged (it is left untouched).
+        """
+        return self._contents(image).detection_ids
+
+    def write(self, image: ProjectImage, changes: ImageWrite) -> None:
+        """Bring one run's changes into the project, whole or not at all.
+
+        Raises:
+            SlideError: the image file is missing, or QuPath cannot open it.
+            ImageDataError: the image's data file is damaged (it is left untouched).
+            ProjectError: the data cannot be written (it is left untouched).
+        """
+        if not image.path.exists():
+            raise SlideError(
+                f"{image.path} is missing; nothing was written into the project, since QuPath would"
+                " drop what it holds of an image without a file"
+            )
+        path = self._data_path(image.entry_id)
+        with _java_errors_of(image):
+            seen = qpdata.signature_of(path)
+            count = int(qpdata.read_hierarchy(self.folder, image.entry_id).nObjects())
+            with self._image_data(image, count) as data:
+                _apply(data.getHierarchy(), changes)
+                self._back_up_once(image.entry_id)
+                self._add_classes(changes)
+                qpdata.write_image_data(path, data, seen)
+                qpdata.write_summary(path, data)
+
+    def close(self) -> None:
+        """Forget what was read; Java itself runs until the program ends."""
+        self._read.clear()
+
+    def _contents(self, image: ProjectImage) -> _Contents:
+        seen = qpdata.signature_of(self._data_path(image.entry_id))
+        known = self._read.get(image.entry_id)
+        if known is None or known.seen != seen:
+            with _java_errors_of(image):
+                hierarchy = qpdata.read_hierarchy(self.folder, image.entry_id)
+                annotations = [annotation for _, annotation in objects.annotations_in(hierarchy)]
+                ids = set(filter(is_ours, objects.detection_ids_in(hierarchy)))
+            known = _Contents(seen, annotations, ids)
+            self._read = {image.entry_id: known}
+        return known
+
+    @contextmanager
+    def _image_data(self, image: ProjectImage, count: int) -> Iterator[Any]:
+        """Give QuPath's image data, of so many objects, with the server on which it insists."""
+        entry = self._entry(image)
+        try:
+            data = entry.readImageData()
+            server = data.getServer()
+        except jpype.JException as error:
+            raise SlideError(
+                f"QuPath cannot open {image.path} ({message_of(error)}); nothing was written into"
+                " the project. Run with --backend portable to have the outcome as GeoJSON"
+            ) from error
+        with closing(server):
+            if data.getHierarchy().nObjects() != count:
+                raise ImageDataError(
+                    f"QuPath could not read {self._data_path(image.entry_id)} whole; it was left as"
+                    " it is. Open the image in QuPath to see what is wrong"
+                )
+            yield data
+
+    def _entry(self, image: ProjectImage) -> Any:
+        """Return QuPath's entry, told where the image file is now; the project file is not."""
+        entries = self._project.java_object.getImageList()
+        entry = next((e for e in entries if str(e.getID()) == image.entry_id), None)
+        if entry is None:
+            raise ProjectError(f"{self.path} has no image {image.entry_id}; was it removed?")
+        new = java_class("java.io.File")(str(image.path.absolute())).toURI()
+        for old in entry.getURIs():
+            stored = path_of_uri(str(old))
+            if stored is not None and stored.as_posix() != image.path.as_posix():
+                entry.updateURIs(java_class("java.util.Map").of(old, new))
+        return entry
+
+    def _add_classes(self, changes: ImageWrite) -> None:
+        known = [objects.path_class(c.name, c.color) for c in changes.classes]
+        add_classes(self.folder, [(str(c.toString()), int(c.getColor())) for c in known])
+
+    def _back_up_once(self, entry_id: str) -> None:
+        if entry_id not in self._backed_up:
+            qpdata.back_up(self.folder, entry_id)
+            self._backed_up.add(entry_id)
+
+    def _data_path(self, entry_id: str) -> Path:
+        return self.folder / "data" / entry_id / qpdata.NAME
+
+
+@contextmanager
+def _java_errors_of(image: ProjectImage) -> Iterator[None]:
+    """Turn what Java throws into one sentence; the image's data is then as it was."""
+    try:
+        yield
+    except jpype.JException as error:
+        raise ProjectError(
+            f"QuPath failed on the data of {image.name} ({message_of(error)}), which was left as it"
+            " is; open the image in QuPath to see what is wrong, or run with --backend portable"
+        ) from error
+
+
+def _entry_of(entry: Any) -> Entry:
+    builder_class = java_class("qupath.lib.images.servers.ImageServerBuilder$ServerBuilder")
+    builder = entry.getServerBuilder()
+    gson = java_class("qupath.lib.io.GsonTools").getInstance()
+    text = "null" if builder is None else str(gson.toJson(builder, builder_class.class_))
+    return Entry(str(entry.getID()), str(entry.getImageName()), json.loads(text))
+
+
+def _apply(hierarchy: Any, changes: ImageWrite) -> None:
+    annotations = objects.annotations_in(hierarchy)
+    present = [*AUTOMATIC_REGIONS, *(annotation.id for _, annotation in annotations)]
+    objects.remove_detections(hierarchy, replaced_by(changes.heads, changes.region_ids, present))
+    parents = {annotation.id: item for item, annotation in annotations}
+    objects.add_detections(hierarchy, parents, changes.detections)
+    for annotation_id, values in changes.measurements.items():
+        if annotation_id in parents:
+            objects.set_measurements(parents[annotation_id], values)

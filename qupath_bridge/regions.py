@@ -1,0 +1,165 @@
+"""What of an image is to be segmented: its annotations, its tissue, or all of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import shapely
+from rasterio import features
+from shapely.geometry import MultiPolygon, Polygon, box, shape
+from shapely.geometry.base import BaseGeometry
+
+from qupath_bridge.errors import RegionError
+from qupath_bridge.geometry import Region, Scale
+from qupath_bridge.project.base import Annotation
+from qupath_bridge.tissue import TissueSettings, mask_mpp, tissue_mask
+
+if TYPE_CHECKING:
+    from qupath_bridge.slide import Slide
+
+IGNORED_CLASS = "Ignore*"
+LEAST_AREA_PX = 1.0
+SIMPLIFY_MASK_PIXELS = 0.75
+"""Takes the stairs off the mask's outline; a quarter of the margin that was added around it."""
+
+
+@dataclass(frozen=True)
+class RegionsFound:
+    """Regions of an image, and a sentence for each annotation left out or changed."""
+
+    regions: list[Region] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def annotation_regions(
+    annotations: Sequence[Annotation], size_l0: tuple[int, int], classes: Sequence[str] = ()
+) -> RegionsFound:
+    """Return the area annotations as regions, repaired and clipped to the image, in their order.
+
+    With `classes`, only those of these classes, by full name ("Tumor: Positive"); without, all
+    but those of class `Ignore*`.
+
+    Raises:
+        RegionError: no annotation has one of the classes.
+    """
+    _refuse_unknown(classes, annotations)
+    found = RegionsFound()
+    not_areas: list[str] = []
+    for number, annotation in enumerate(annotations, start=1):
+        name = annotation.name or annotation.class_name or f"Annotation {number}"
+        if classes and annotation.class_name not in classes:
+            continue
+        if not classes and _is_ignored(annotation.class_name):
+            found.warnings.append(f'annotation "{name}" was left out: its class is {IGNORED_CLASS}')
+        elif annotation.geometry_l0.geom_type.endswith(("Point", "LineString", "LinearRing")):
+            not_areas.append(f'"{name}"')
+        else:
+            _add_region(found, annotation, name, size_l0)
+    if not_areas:
+        found.warnings.append(
+            f"{len(not_areas)} annotations were left out, being points or lines, not areas: "
+            + ", ".join(not_areas)
+        )
+    return found
+
+
+def slide_region(width: int, height: int) -> Region:
+    """Return the whole image as a region."""
+    return Region("slide", "Slide", "slide", box(0, 0, width, height))
+
+
+def tissue_region(slide: Slide, settings: TissueSettings | None = None) -> Region | None:
+    """Return where the slide has tissue, or None where it has none.
+
+    Raises:
+        PixelSizeError: the image has no pixel size that can be true.
+        SlideError: its pixels cannot be decoded.
+    """
+    chosen = settings or TissueSettings()
+    mpp = mask_mpp(slide.width * slide.mpp.x, slide.height * slide.mpp.y, chosen.mpp)
+    scale = Scale.between(slide.mpp, mpp)
+    width, height = math.ceil(slide.width / scale.x), math.ceil(slide.height / scale.y)
+    rgb = slide.read(scale.box_l0(0, 0, width, height), width, height)
+    outline_l0 = mask_outline(tissue_mask(rgb, mpp, chosen), scale)
+    clipped = polygonal(outline_l0.intersection(box(0, 0, slide.width, slide.height)))
+    return None if clipped is None else Region("tissue", "Tissue", "tissue", clipped)
+
+
+def mask_outline(mask: np.ndarray, scale: Scale) -> BaseGeometry:
+    """Return the outline in level-0 pixels of a mask, bool [H, W], of pixels `scale` wide."""
+    pieces = [shape(geometry) for geometry, _ in features.shapes(mask.astype(np.uint8), mask=mask)]
+    # All at once: pieces that touch at a corner stay valid together only if simplified together.
+    smooth = shapely.unary_union(pieces).simplify(SIMPLIFY_MASK_PIXELS)
+    return scale.to_l0(shapely.make_valid(smooth))
+
+
+def polygonal(geometry: BaseGeometry) -> Polygon | MultiPolygon | None:
+    """Return the parts of a valid geometry that have an area, as one; None if there are none."""
+    if geometry.geom_type in ("Polygon", "MultiPolygon"):
+        return None if geometry.is_empty else geometry
+    parts = [polygonal(part) for part in getattr(geometry, "geoms", ())]
+    areas = [part for part in parts if part is not None]
+    return shapely.unary_union(areas) if areas else None
+
+
+def _add_region(
+    found: RegionsFound, annotation: Annotation, name: str, size_l0: tuple[int, int]
+) -> None:
+    """Add an annotation's area to the regions, or say why it cannot be one."""
+    geometry = shapely.force_2d(annotation.geometry_l0)
+    trouble = _trouble_with_shape(geometry)
+    if trouble is None and not geometry.is_valid:
+        # As QuPath repairs: by structure, which keeps shells and holes what they are.
+        geometry = shapely.make_valid(geometry, method="structure", keep_collapsed=False)
+        found.warnings.append(f'annotation "{name}" crosses or touches itself and was repaired')
+    area = None if trouble else polygonal(geometry)
+    inside = None if area is None else polygonal(area.intersection(box(0, 0, *size_l0)))
+    trouble = trouble or _trouble_with_area(area, inside)
+    if trouble or area is None or inside is None:
+        found.warnings.append(f'annotation "{name}" was left out: {trouble}')
+        return
+    if area.area - inside.area > LEAST_AREA_PX:
+        found.warnings.append(f'annotation "{name}" reaches beyond the image and was clipped to it')
+    found.regions.append(
+        Region(annotation.id, name, "annotation", inside, class_name=annotation.class_name)
+    )
+
+
+def _trouble_with_shape(geometry: BaseGeometry) -> str | None:
+    if geometry.is_empty:
+        return "it is empty"
+    if not np.isfinite(shapely.get_coordinates(geometry)).all():
+        return "some of its coordinates are not numbers"
+    return None
+
+
+def _trouble_with_area(
+    area: Polygon | MultiPolygon | None, inside: Polygon | MultiPolygon | None
+) -> str | None:
+    if area is None:
+        return "it has no area"
+    if area.area < LEAST_AREA_PX:
+        return "it is smaller than one pixel"
+    if inside is None:
+        return "it lies outside of the image"
+    if inside.area < LEAST_AREA_PX:
+        return "less than one pixel of it lies in the image"
+    return None
+
+
+def _is_ignored(class_name: str | None) -> bool:
+    """Return whether a class or the class it is derived from is `Ignore*`."""
+    return class_name is not None and class_name.split(":")[0].strip() == IGNORED_CLASS
+
+
+def _refuse_unknown(classes: Sequence[str], annotations: Sequence[Annotation]) -> None:
+    present = sorted({a.class_name for a in annotations if a.class_name})
+    missing = [name for name in classes if name not in present]
+    if missing:
+        wanted = ", ".join(f'"{name}"' for name in missing)
+        there = ", ".join(f'"{name}"' for name in present) or "none with a class"
+        raise RegionError(f"no annotation has the class {wanted}; there are: {there}")

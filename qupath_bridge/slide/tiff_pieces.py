@@ -1,0 +1,63 @@
+"""Tiles and strips of a TIFF, decoded."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from typing import NamedTuple
+
+import numpy as np
+
+CACHE_BYTES = 128 * 1024 * 1024
+
+
+class Piece(NamedTuple):
+    """A decoded tile or strip [h, w, samples] and where it lies; no pixels: never written."""
+
+    pixels: np.ndarray | None
+    plane: int
+    top: int
+    left: int
+
+    @property
+    def bytes(self) -> int:
+        return 0 if self.pixels is None else self.pixels.nbytes
+
+
+class PieceCache:
+    """The last decoded pieces, up to `CACHE_BYTES` and at least one; thread-safe."""
+
+    def __init__(self) -> None:
+        self._pieces: OrderedDict[tuple[int, int, int], Piece] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def get(self, key: tuple[int, int, int]) -> Piece | None:
+        with self._lock:
+            if key in self._pieces:
+                self._pieces.move_to_end(key)
+            return self._pieces.get(key)
+
+    def put(self, key: tuple[int, int, int], piece: Piece) -> None:
+        with self._lock:
+            if key in self._pieces:
+                return
+            self._pieces[key] = piece
+            self._bytes += piece.bytes
+            while self._bytes > CACHE_BYTES and len(self._pieces) > 1:
+                _, dropped = self._pieces.popitem(last=False)
+                self._bytes -= dropped.bytes
+
+
+def paste(piece: Piece, channel: int, out: np.ndarray, x: int, y: int) -> None:
+    """Copy the part of a piece that lies in `out`, whose corner is at (x, y)."""
+    height, width, planes = out.shape
+    first = channel + piece.plane
+    if piece.pixels is None or first >= planes:  # never written, or an alpha not to be used
+        return
+    piece_height, piece_width = piece.pixels.shape[:2]
+    y0, y1 = max(y, piece.top), min(y + height, piece.top + piece_height)
+    x0, x1 = max(x, piece.left), min(x + width, piece.left + piece_width)
+    part = piece.pixels[y0 - piece.top : y1 - piece.top, x0 - piece.left : x1 - piece.left]
+    part = part[..., : planes - first]
+    out[y0 - y : y1 - y, x0 - x : x1 - x, first : first + part.shape[2]] = part

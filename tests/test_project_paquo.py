@@ -1,0 +1,648 @@
+"""A project reached through the real QuPath: read like without it, written without harm."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from shapely.geometry import Polygon, box
+
+from qupath_bridge.detections import Detection, detection_id, is_ours
+from qupath_bridge.errors import ImageDataError, ProjectError, SlideError
+from qupath_bridge.project import (
+    ImageWrite,
+    Project,
+    ProjectClass,
+    ProjectImage,
+    find_qupath,
+    open_project,
+)
+
+pytestmark = [
+    pytest.mark.qupath,
+    pytest.mark.skipif(
+        not os.environ.get("PAQUO_QUPATH_DIR"), reason="no QuPath: PAQUO_QUPATH_DIR is not set"
+    ),
+]
+
+MakeProject = Callable[..., Path]
+COLORS = {"Tumor": (200, 0, 0), "Gland": (10, 20, 30)}
+
+DUMP = """
+import json, sys
+from pathlib import Path
+from qupath_bridge.project import find_qupath
+from qupath_bridge.project.jvm import start_java
+start_java(find_qupath())
+from paquo.projects import QuPathProject
+from paquo.java import GsonTools
+
+def dump_object(item, parent):
+    feature = json.loads(str(GsonTools.getInstance().toJson(item)))
+    feature["properties"].pop("childObjects", None)
+    feature["parent"] = parent
+    feature["wkt"] = str(item.getROI().getGeometry().norm().toText()) if item.hasROI() else None
+    feature["locked"] = bool(item.isLocked())
+    feature["kind"] = str(item.getClass().getSimpleName())
+    yield feature
+    for child in item.getChildObjects():
+        yield from dump_object(child, str(item.getID()) if parent else "root")
+
+project = QuPathProject(Path(sys.argv[1]), mode="r")
+images = []
+for entry in project.images:
+    data = entry.java_object.readImageData()
+    tma = data.getHierarchy().getTMAGrid()
+    images.append({
+        "id": entry.entry_id, "name": entry.image_name, "about": entry.description,
+        "metadata": dict(entry.metadata), "type": str(data.getImageType()),
+        "properties": {str(k): str(v) for k, v in dict(data.getProperties()).items()},
+        "steps": int(data.getHistoryWorkflow().size()),
+        "stains": str(data.getColorDeconvolutionStains()),
+        "server": str(GsonTools.getInstance().toJson(data.getServer().getMetadata())),
+        "cores": 0 if tma is None else int(tma.nCores()),
+        "objects": list(dump_object(data.getHierarchy().getRootObject(), None)),
+    })
+classes = [(c.name, c.color.to_rgb() if c.color else None) for c in project.path_classes]
+print(json.dumps({"images": images, "classes": classes, "version": project.version}))
+"""
+
+SAVE = """
+import sys
+from pathlib import Path
+from qupath_bridge.project import find_qupath
+from qupath_bridge.project.jvm import start_java
+start_java(find_qupath())
+from paquo.projects import QuPathProject
+with QuPathProject(Path(sys.argv[1]), mode="r+") as project:
+    for entry in project.images:
+        entry._image_data.setChanged(True)
+        entry.save()
+"""
+
+
+def run_python(code: str, *arguments: object) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def seen_by_qupath(path: Path) -> dict[str, Any]:
+    """Return all that QuPath knows of a project, read in a process of its own."""
+    content: dict[str, Any] = json.loads(run_python(DUMP, path))
+    return content
+
+
+@pytest.fixture(scope="session")
+def java() -> Callable[[str], Any]:
+    """Return a function that gives QuPath's Java classes by name."""
+    from qupath_bridge.project.jvm import java_class, start_java
+
+    qupath = find_qupath()
+    assert qupath is not None
+    start_java(qupath)
+    return java_class
+
+
+@pytest.fixture(scope="session")
+def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a small tiled TIFF of 0.5 um pixels, which OpenSlide opens."""
+    path = tmp_path_factory.mktemp("slides") / "slide ü.tif"
+    pixels = np.random.default_rng(0).integers(0, 255, (512, 768, 3), dtype=np.uint8)
+    tifffile.imwrite(
+        path, pixels, tile=(256, 256), photometric="rgb", resolution=(20000, 20000),
+        resolutionunit="CENTIMETER",
+    )  # fmt: skip
+    return path
+
+
+@pytest.fixture(scope="session")
+def template(java: Any, slide: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a project that has something of everything, made by paquo."""
+    from paquo.classes import QuPathPathClass
+    from paquo.images import QuPathImageType
+    from paquo.projects import QuPathProject
+
+    folder = tmp_path_factory.mktemp("template") / "here"
+    (folder / "slides").mkdir(parents=True)
+    image = shutil.copy(slide, folder / "slides" / slide.name)
+    with QuPathProject(folder / "project" / "project.qpproj", mode="x") as project:
+        project.path_classes = [
+            QuPathPathClass("Own class", color=(1, 2, 3)),
+            QuPathPathClass("Tumor", color=(7, 8, 9)),
+        ]
+        entry = project.add_image(image, image_type=QuPathImageType.BRIGHTFIELD_H_E)
+        entry.image_name, entry.description = "Größe 😀", "as it came"
+        entry.metadata["block"] = "B7"
+        _fill(java, entry._image_data.getHierarchy())
+        entry._image_data.setChanged(True)
+    return folder
+
+
+def _fill(java: Any, hierarchy: Any) -> None:
+    rois, make = java("qupath.lib.roi.ROIs"), java("qupath.lib.objects.PathObjects")
+    path_class = java("qupath.lib.objects.classes.PathClass").fromString
+    plane = java("qupath.lib.regions.ImagePlane").getDefaultPlane()
+    shapes = java("qupath.lib.roi.GeometryTools")
+    wkt = java("org.locationtech.jts.io.WKTReader")(shapes.getDefaultFactory())
+
+    def annotation(roi: Any, name: str | None, of_class: str | None) -> Any:
+        item = make.createAnnotationObject(roi, of_class and path_class(of_class))
+        item.setName(name)
+        return item
+
+    outer = annotation(rois.createRectangleROI(10, 10, 400, 300, plane), "outer", "Region*")
+    outer.setLocked(True)
+    outer.getMeasurementList().put("Own: value", 4.5)
+    outer.getMeasurementList().put("PathSegDiff: Old class %", 12.0)
+    inner = annotation(rois.createEllipseROI(50, 50, 90, 60, plane), None, "Tumor: Positive")
+    cell_roi = rois.createRectangleROI(60, 60, 10, 10, plane)
+    nucleus = rois.createRectangleROI(62, 62, 5, 5, plane)
+    cell = make.createCellObject(cell_roi, nucleus, path_class("Tumor"))
+    cell.getMeasurementList().put("Own: nothing", float("nan"))
+    inner.addChildObject(cell)
+    outer.addChildObject(inner)
+    holed = wkt.read("MULTIPOLYGON (((500 10, 600 10, 600 90, 500 90, 500 10),"
+                     " (520 20, 520 40, 540 40, 520 20)), ((650 10, 700 10, 700 60, 650 10)))")  # fmt: skip
+    bow_tie = java("java.util.ArrayList")([
+        java("qupath.lib.geom.Point2")(x, y) for x, y in [(500, 200), (560, 260), (500, 260), (560, 200)]
+    ])  # fmt: skip
+    everything = [
+        outer,
+        annotation(shapes.geometryToROI(holed, plane), "holed", "Own class"),
+        annotation(rois.createPolygonROI(bow_tie, plane), "bow tie", None),
+        annotation(rois.createPointsROI(5.0, 6.0, plane), "point", None),
+        annotation(rois.createLineROI(1, 2, 30, 40, plane), "line", None),
+        make.createDetectionObject(rois.createRectangleROI(20, 20, 5, 5, plane), path_class("X")),
+        make.createTileObject(rois.createRectangleROI(700, 300, 8, 8, plane)),
+    ]
+    hierarchy.getRootObject().addChildObjects(java("java.util.ArrayList")(everything))
+    cores = [make.createTMACoreObject(300.0 + 60 * i, 400.0, 40.0, i == 1) for i in range(2)]
+    grid = java("qupath.lib.objects.hierarchy.DefaultTMAGrid")
+    hierarchy.setTMAGrid(grid.create(java("java.util.ArrayList")(cores), 2))
+
+
+@pytest.fixture
+def make_project(template: Path, tmp_path: Path) -> MakeProject:
+    """Return a function that gives a project of its own, moved since it was made."""
+
+    def make(name: str = "moved ü 😀") -> Path:
+        shutil.copytree(template, tmp_path / name)
+        return tmp_path / name / "project" / "project.qpproj"
+
+    return make
+
+
+@pytest.fixture
+def path(make_project: MakeProject) -> Path:
+    return make_project()
+
+
+def opened(path: Path) -> tuple[Project, ProjectImage]:
+    project = open_project(path, "paquo")
+    (image,) = project.images()
+    return project, image
+
+
+def region_ids(project: Project, image: ProjectImage) -> dict[str | None, str]:
+    return {a.name: a.id for a in project.read_annotations(image)}
+
+
+def detection(number: int, region_id: str, head: str = "tissue", holed: bool = False) -> Detection:
+    x, y = 20 + 12 * (number % 20), 20 + 12 * (number // 20)
+    outline = box(x, y, x + 10, y + 10.25)
+    if holed:
+        outline = Polygon(outline.exterior, [box(x + 2, y + 2, x + 5, y + 4).exterior])
+    return Detection(
+        id=detection_id(head, region_id, f"{number} {holed}".encode()),
+        head=head,
+        region_id=region_id,
+        class_name="Tumor" if number % 2 else "Gland",
+        color=COLORS["Tumor" if number % 2 else "Gland"],
+        outline_l0=outline,
+        area_um2=outline.area / 4,
+        mean_probability=0.75,
+    )
+
+
+def changes_of(regions: Sequence[str], count: int = 8, head: str = "tissue") -> ImageWrite:
+    detections = [
+        detection(number, region, head, number % 3 == 0)
+        for region in regions
+        for number in range(count)
+    ]
+    return ImageWrite(
+        heads=[head],
+        region_ids=list(regions),
+        detections=detections,
+        measurements={r: {"PathSegDiff: Tumor area µm^2": 8.0} for r in regions if r != "tissue"},
+        classes=[ProjectClass(name, color) for name, color in COLORS.items()],
+    )
+
+
+def foreign(seen: dict[str, Any]) -> dict[str, Any]:
+    """Return what QuPath knows of a project beside what is ours."""
+    images = []
+    for image in seen["images"]:
+        kept = [item for item in image["objects"] if not is_ours(item["id"])]
+        for item in kept:
+            measured = item["properties"].get("measurements", {})
+            ours = [name for name in measured if name.startswith("PathSegDiff: ")]
+            for name in ours:
+                del measured[name]
+            if not measured:
+                item["properties"].pop("measurements", None)
+        images.append({**image, "objects": kept})
+    return {"images": images, "version": seen["version"], "classes": seen["classes"][:2]}
+
+
+def ours(seen: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {
+        item["id"]: item
+        for image in seen["images"]
+        for item in image["objects"]
+        if is_ours(item["id"])
+    }
+
+
+def files_in(folder: Path) -> dict[Path, bytes]:
+    return {p: p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_the_reason_names_the_qupath(path: Path, java: Any) -> None:
+    project, _ = opened(path)
+    assert project.backend == "paquo"
+    assert project.reason.startswith("paquo: QuPath 0.")
+    assert str(os.environ["PAQUO_QUPATH_DIR"]) in project.reason
+
+
+def test_both_faces_see_the_same_images(path: Path, java: Any) -> None:
+    through_qupath, without = open_project(path, "paquo"), open_project(path, "portable")
+    assert through_qupath.images() == without.images()
+    (image,) = without.images()
+    assert image.path.is_relative_to(path.parents[1])
+    assert image.mpp == pytest.approx((0.5, 0.5))
+    assert (image.name, image.size_l0, image.unsupported) == ("Größe 😀", (768, 512), None)
+
+
+def test_both_faces_see_the_same_annotations(path: Path, java: Any) -> None:
+    project, image = opened(path)
+    file = path.parent / "pathsegdiff" / image.entry_id / "regions.geojson"
+    file.parent.mkdir(parents=True)
+    hierarchy = project._project.images[0].java_object.readHierarchy()  # type: ignore[attr-defined]
+    path_io = java("qupath.lib.io.PathIO")
+    options = java("qupath.lib.io.PathIO$GeoJsonExportOptions")
+    path_io.exportObjectsAsGeoJSON(
+        java("java.io.File")(str(file)),
+        hierarchy.getFlattenedObjectList(None),
+        options.FEATURE_COLLECTION,
+        options.PRETTY_JSON,
+    )
+    through_qupath = {a.id: a for a in project.read_annotations(image)}
+    without = {a.id: a for a in open_project(path, "portable").read_annotations(image)}
+    assert without == through_qupath
+    kinds = {a.name: a.geometry_l0.geom_type for a in without.values()}
+    assert kinds == {
+        "outer": "Polygon", None: "Polygon", "holed": "MultiPolygon", "bow tie": "Polygon",
+        "point": "Point", "line": "LineString",
+    }  # fmt: skip
+    classes = {a.name: a.class_name for a in without.values()}
+    assert classes["outer"] == "Region*"
+    assert classes[None] == "Tumor: Positive"
+
+
+def test_detections_arrive_under_their_annotations_whole(path: Path, java: Any) -> None:
+    project, image = opened(path)
+    outer = region_ids(project, image)["outer"]
+    changes = changes_of([outer, "tissue"])
+    project.write(image, changes)
+    assert project.detection_ids(image) == {d.id for d in changes.detections}
+    found = ours(seen_by_qupath(path))
+    assert set(found) == {d.id for d in changes.detections}
+    for made in changes.detections:
+        item = found[made.id]
+        assert item["parent"] == (outer if made.region_id == outer else "root")
+        assert item["kind"] == "PathDetectionObject"
+        assert item["properties"]["name"] == "tissue"
+        assert item["properties"]["classification"]["name"] == made.class_name
+        assert item["properties"]["measurements"] == pytest.approx(
+            {"Area µm^2": made.area_um2, "Mean probability": 0.75}
+        )
+        rings = item["geometry"]["coordinates"]
+        shape = Polygon(rings[0], rings[1:])
+        assert shape.equals(made.outline_l0)
+        assert len(shape.interiors) == len(made.outline_l0.interiors)
+
+
+def test_classes_are_added_at_the_end_and_keep_their_colours(path: Path, java: Any) -> None:
+    before = seen_by_qupath(path)["classes"]
+    project, image = opened(path)
+    project.write(image, changes_of(["slide"]))
+    after = seen_by_qupath(path)["classes"]
+    assert before == [["Own class", [1, 2, 3]], ["Tumor", [7, 8, 9]]]
+    assert after == [*before, ["Gland", list(COLORS["Gland"])]]
+
+
+def test_the_measurements_of_an_annotation_are_ours_to_replace_alone(path: Path, java: Any) -> None:
+    project, image = opened(path)
+    outer = region_ids(project, image)["outer"]
+    project.write(image, changes_of([outer]))
+    items = {i["properties"].get("name"): i for i in seen_by_qupath(path)["images"][0]["objects"]}
+    assert items["outer"]["properties"]["measurements"] == {
+        "Own: value": 4.5, "PathSegDiff: Tumor area µm^2": 8.0,
+    }  # fmt: skip
+    assert items["outer"]["locked"]
+
+
+def test_a_run_and_its_repetition_touch_nothing_else(path: Path, java: Any) -> None:
+    before = seen_by_qupath(path)
+    project_file = path.read_bytes()
+    project, image = opened(path)
+    ids = region_ids(project, image)
+    changes = changes_of([ids["outer"], ids["holed"], "tissue"])
+    project.write(image, changes)
+    assert path.read_bytes() == project_file
+    once = seen_by_qupath(path)
+    assert foreign(once) == foreign(before)
+    run_python(SAVE, path)
+    project, image = opened(path)
+    project.write(image, changes)
+    again = seen_by_qupath(path)
+    assert foreign(again) == foreign(before)
+    assert ours(again) == ours(once)
+    assert len(ours(again)) == len(changes.detections)
+
+
+def test_a_run_replaces_its_own_heads_and_regions_and_those_that_are_gone(
+    path: Path, java: Any
+) -> None:
+    project, image = opened(path)
+    ids = region_ids(project, image)
+    for head in ("tissue", "glands"):
+        project.write(image, changes_of([ids["outer"], ids["holed"], "tissue"], 4, head))
+    gone = detection(9, "00000000-0000-4000-8000-000000000000")
+    project.write(image, replace(changes_of([]), detections=[gone]))
+    assert len(project.detection_ids(image) or ()) == 25
+    project.write(image, ImageWrite(["tissue"], [ids["outer"]], []))
+    kept = {d.id for d in changes_of([ids["holed"], "tissue"], 4).detections}
+    for region in (ids["outer"], ids["holed"], "tissue"):
+        kept |= {d.id for d in changes_of([region], 4, "glands").detections}
+    assert project.detection_ids(image) == kept
+
+
+def test_what_was_nested_in_our_detections_stays(path: Path, java: Any) -> None:
+    from qupath_bridge.project import hierarchy as objects
+
+    hierarchy = java("qupath.lib.objects.hierarchy.PathObjectHierarchy")()
+    objects.add_detections(hierarchy, {}, [detection(n, "slide") for n in range(3)])
+    top, middle, _ = list(hierarchy.getDetectionObjects())
+    plane = java("qupath.lib.regions.ImagePlane").getDefaultPlane()
+    roi = java("qupath.lib.roi.ROIs").createRectangleROI(1, 1, 2, 2, plane)
+    guest = java("qupath.lib.objects.PathObjects").createAnnotationObject(roi)
+    middle.addChildObject(guest)
+    top.addChildObject(middle)
+    objects.remove_detections(hierarchy, is_ours)
+    assert list(hierarchy.getRootObject().getChildObjects()) == [guest]
+    assert guest.getParent() == hierarchy.getRootObject()
+
+
+def test_a_fresh_image_without_data_is_written_too(path: Path, java: Any) -> None:
+    data = path.parent / "data" / "1"
+    for file in ("data.qpdata", "summary.json"):
+        (data / file).unlink()
+    project, image = opened(path)
+    assert project.read_annotations(image) == []
+    assert project.detection_ids(image) == set()
+    project.write(image, changes_of(["tissue"]))
+    assert len(ours(seen_by_qupath(path))) == 8
+    assert not (data / "data.qpdata.before-pathsegdiff").exists()
+
+
+def test_the_data_is_backed_up_once_per_run(path: Path, java: Any) -> None:
+    data = path.parent / "data" / "1" / "data.qpdata"
+    backup = data.with_name("data.qpdata.before-pathsegdiff")
+    original = data.read_bytes()
+    project, image = opened(path)
+    project.write(image, changes_of(["tissue"]))
+    project.write(image, changes_of(["slide"]))
+    assert backup.read_bytes() == original
+    first_run = data.read_bytes()
+    project, image = opened(path)
+    project.write(image, changes_of(["tissue"], 3))
+    assert backup.read_bytes() == first_run
+    summary = json.loads(data.with_name("summary.json").read_text(encoding="utf-8"))
+    assert summary["hierarchy"]["objectTypeCounts"]["Detections"] == 1 + 3 + 8
+    assert not [p for p in data.parent.iterdir() if p.name.endswith(".tmp")]
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes | None]] = {
+    "missing": lambda raw: None,
+    "empty": lambda raw: b"",
+    "cut at 3 bytes": lambda raw: raw[:3],
+    "cut at 200 bytes": lambda raw: raw[:200],
+    "cut at 75 %": lambda raw: raw[: len(raw) * 3 // 4],
+    "cut before the end mark": lambda raw: raw[:-6],
+    "garbage": lambda raw: b"not QuPath's at all" * 50,
+    "garbage after Java's mark": lambda raw: raw[:4] + b"\x77\xff" + b"7" * 500,
+    "an empty stream": lambda raw: raw[:4],
+    "overwritten in the middle": lambda raw: raw[:3000] + b"\xff" * 100 + raw[3100:],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_data_is_refused_and_left_as_it_is(path: Path, java: Any, damage: str) -> None:
+    data = path.parent / "data" / "1" / "data.qpdata"
+    raw = DAMAGE[damage](data.read_bytes())
+    data.unlink()
+    if raw is not None:
+        data.write_bytes(raw)
+    before = files_in(path.parent)
+    project, image = opened(path)
+    began = time.monotonic()
+    for attempt in (
+        lambda: project.read_annotations(image),
+        lambda: project.detection_ids(image),
+        lambda: project.write(image, changes_of(["tissue"])),
+    ):
+        with pytest.raises(ImageDataError, match=r"1.data\.qpdata .*restore it from"):
+            attempt()
+    assert time.monotonic() - began < 20
+    assert files_in(path.parent) == before
+
+
+def test_the_backup_that_is_there_is_named(path: Path, java: Any) -> None:
+    data = path.parent / "data" / "1" / "data.qpdata"
+    shutil.copy(data, data.with_name("data.qpdata.bkp"))
+    data.write_bytes(data.read_bytes()[:500])
+    project, image = opened(path)
+    with pytest.raises(ImageDataError, match=r"cut short.*restore it from data\.qpdata\.bkp"):
+        project.read_annotations(image)
+    data.unlink()
+    with pytest.raises(ImageDataError, match=r"missing, but data\.qpdata\.bkp is there; rename"):
+        project.read_annotations(image)
+
+
+def test_nothing_is_written_for_an_image_whose_file_is_gone(path: Path, java: Any) -> None:
+    shutil.rmtree(path.parents[1] / "slides")
+    template_path = path.with_name("project.qpproj")
+    raw = template_path.read_text(encoding="utf-8").replace("/here/slides", "/here/gone")
+    template_path.write_text(raw, encoding="utf-8")
+    project, image = opened(path)
+    before = files_in(path.parent)
+    assert project.read_annotations(image)
+    with pytest.raises(SlideError, match=r"slide ü\.tif is missing; nothing was written"):
+        project.write(image, changes_of(["tissue"]))
+    assert files_in(path.parent) == before
+
+
+def test_nothing_is_written_for_an_image_that_qupath_cannot_open(path: Path, java: Any) -> None:
+    project, image = opened(path)
+    image.path.write_bytes(b"no image")
+    before = files_in(path.parent)
+    with pytest.raises(SlideError, match="QuPath cannot open .*nothing was written"):
+        project.write(image, changes_of(["tissue"]))
+    assert files_in(path.parent) == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limits on files")
+def test_a_full_disk_leaves_the_data_as_it_was(path: Path, java: Any) -> None:
+    import resource
+
+    project, image = opened(path)
+    data = path.parent / "data" / "1" / "data.qpdata"
+    before = data.read_bytes()
+    changes = changes_of(["tissue"], 400)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 100, limits[1]))
+    try:
+        with pytest.raises(ProjectError, match=r"cannot write .*data\.qpdata .*left as it is"):
+            project.write(image, changes)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert data.read_bytes() == before
+    assert not [p for p in data.parent.iterdir() if p.name.endswith(".tmp")]
+    project.write(image, changes)
+    assert len(project.detection_ids(image) or ()) == 400
+
+
+def test_what_another_program_saved_meanwhile_is_not_overwritten(path: Path, java: Any) -> None:
+    from qupath_bridge.project import qpdata
+
+    data = path.parent / "data" / "1" / "data.qpdata"
+    seen = qpdata.signature_of(data)
+    image_data = open_project(path, "paquo")._project.images[0]._image_data  # type: ignore[attr-defined]
+    os.utime(data, (1, 1))
+    before = data.read_bytes()
+    with pytest.raises(ProjectError, match="changed by another program"):
+        qpdata.write_image_data(data, image_data, seen)
+    assert data.read_bytes() == before
+
+
+def test_what_qupath_cannot_read_is_refused_in_one_sentence(path: Path, java: Any) -> None:
+    raw = path.read_text(encoding="utf-8").replace('"uri",', '"of 2031",')
+    path.write_text(raw, encoding="utf-8")
+    with pytest.raises(ProjectError, match="QuPath cannot read .*--backend portable") as refused:
+        open_project(path, "paquo")
+    assert "\n" not in str(refused.value)
+    (image,) = open_project(path, "portable").images()
+    assert "of 2031" in (image.unsupported or "")
+
+
+def test_a_project_without_images_is_refused(java: Any, tmp_path: Path) -> None:
+    file = tmp_path / "project.qpproj"
+    content = {"version": "0.5.1", "createTimestamp": 1, "modifyTimestamp": 1, "lastID": 0}
+    file.write_text(json.dumps({**content, "images": []}))
+    with pytest.raises(ProjectError, match="has no images; add some in QuPath"):
+        open_project(tmp_path, "paquo").images()
+
+
+def test_java_prints_nothing_on_standard_output_and_ctrl_c_is_pythons(
+    path: Path, java: Any
+) -> None:
+    code = """
+import sys, time
+from pathlib import Path
+from qupath_bridge.project import ImageWrite, open_project
+project = open_project(Path(sys.argv[1]), "auto")
+(image,) = project.images()
+project.read_annotations(image)
+project.write(image, ImageWrite(["tissue"], ["tissue"], []))
+try:
+    print("ready", flush=True)
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("interrupted", project.backend)
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    first = process.stdout.readline()
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=30)
+    assert (first, rest, process.returncode) == ("ready\n", "interrupted paquo\n", 0)
+    assert time.monotonic() - began < 10
+
+
+def test_file_names_beyond_ascii_do_not_depend_on_the_locale(path: Path, java: Any) -> None:
+    code = """
+import sys
+from pathlib import Path
+from qupath_bridge.project import open_project
+project = open_project(Path(sys.argv[1]), "paquo")
+print(len(project.read_annotations(project.images()[0])))
+"""
+    environment = {k: v for k, v in os.environ.items() if k not in ("LANG", "LC_CTYPE")}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)],
+        env={**environment, "LC_ALL": "C"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stdout.strip() == "6", done.stderr
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_detections_are_written_within_seconds(path: Path, java: Any) -> None:
+    project, image = opened(path)
+    ids = list(region_ids(project, image).values())[:2]
+    changes = _many(ids, 100_000)
+    before, wall = time.thread_time(), time.monotonic()
+    project.write(image, changes)
+    spent = time.thread_time() - before
+    print(f"100,000 detections: {spent:.1f} s of this thread, {time.monotonic() - wall:.1f} s")
+    assert project.detection_ids(image) == {d.id for d in changes.detections}
+    assert spent < 10
+
+
+def _many(regions: Sequence[str], count: int) -> ImageWrite:
+    rng = np.random.default_rng(0)
+    turn = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+    centres = rng.uniform(20, 480, (count, 1, 2))
+    radii = rng.uniform(3, 8, (count, 40, 1))
+    rings = centres + radii * np.stack([np.cos(turn), np.sin(turn)], axis=-1)
+    made = [detection(number, regions[number % len(regions)]) for number in range(count)]
+    detections = [
+        replace(d, outline_l0=Polygon(r), id=detection_id("tissue", d.region_id, bytes(str(n), "ascii")))
+        for n, (d, r) in enumerate(zip(made, rings, strict=True))
+    ]  # fmt: skip
+    return ImageWrite(["tissue"], list(regions), detections)

@@ -1,0 +1,105 @@
+import numpy as np
+import pytest
+import torch
+
+from model import load_segmenter
+from model.card import DEFAULT_MODEL
+from model.features import tapped
+
+
+@pytest.fixture(scope="module")
+def segmenter():
+    return load_segmenter(DEFAULT_MODEL, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def tiles() -> np.ndarray:
+    smooth = np.random.default_rng(0).integers(120, 250, (3, 32, 32, 3)).repeat(8, 1).repeat(8, 2)
+    return smooth.astype(np.uint8)
+
+
+ORIGINS = [(0, 0), (-128, 384), (99_968, 128)]
+
+
+def test_probabilities_of_every_head_add_to_one(segmenter, tiles):
+    scores = segmenter.probabilities(tiles, ORIGINS)
+    assert set(scores) == {"tissue", "glands"}
+    for name, probabilities in scores.items():
+        classes = len(segmenter.card.heads[name].classes)
+        cells = segmenter.card.tile_m // segmenter.card.cell_m
+        assert probabilities.shape == (3, classes, cells, cells)
+        assert probabilities.dtype == np.float32
+        np.testing.assert_allclose(probabilities.sum(axis=1), 1.0, atol=1e-5)
+
+
+def test_the_same_input_gives_the_same_output_bit_for_bit(segmenter, tiles):
+    first, second = (segmenter.probabilities(tiles, ORIGINS) for _ in range(2))
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name])
+
+
+def test_batch_and_order_change_nothing_beyond_rounding(segmenter, tiles):
+    together = segmenter.probabilities(tiles, ORIGINS)
+    for index in (2, 0, 1):
+        alone = segmenter.probabilities(tiles[index : index + 1], [ORIGINS[index]])
+        for name in together:
+            np.testing.assert_allclose(alone[name][0], together[name][index], atol=1e-4)
+
+
+def test_one_head_alone_gives_what_it_gives_among_others(segmenter, tiles):
+    alone = load_segmenter(DEFAULT_MODEL, ["glands"], device="cpu")
+    assert alone.heads == ["glands"]
+    np.testing.assert_array_equal(
+        alone.probabilities(tiles, ORIGINS)["glands"],
+        segmenter.probabilities(tiles, ORIGINS)["glands"],
+    )
+
+
+def test_hooks_are_removed_even_after_an_error(segmenter):
+    unet = segmenter._extractor.backbone.unet
+    with pytest.raises(RuntimeError), tapped(unet, (0, 1)):
+        raise RuntimeError
+    assert not any(block._forward_hooks for block in unet.up_blocks)
+
+
+def test_features_equal_the_activations_of_a_plain_forward_pass(segmenter, tiles):
+    """Each tapped block against the U-Net taken apart by hand, noise and condition included."""
+    extractor = segmenter._extractor
+    backbone = extractor.backbone
+    pixels = torch.from_numpy(tiles).permute(0, 3, 1, 2).float() / 127.5 - 1
+    with torch.inference_mode():
+        features = extractor(torch.from_numpy(tiles), ORIGINS)
+        tokens = backbone.conditioner(backbone.encoder(pixels))
+        noised = extractor._noised(backbone.autoencoder(pixels), ORIGINS)
+        seen = []
+        for block in backbone.unet.up_blocks:
+            block.register_forward_hook(lambda m, a, output: seen.append(output))
+        backbone.unet(noised, segmenter.card.timestep, encoder_hidden_states=tokens)
+        for block in backbone.unet.up_blocks:
+            block._forward_hooks.clear()
+    for feature, block in zip(features, segmenter.card.up_blocks, strict=True):
+        torch.testing.assert_close(feature, seen[block])
+
+
+def test_the_condition_changes_the_features(segmenter, tiles):
+    backbone = segmenter._extractor.backbone
+    pixels = torch.from_numpy(tiles[:1]).permute(0, 3, 1, 2).float() / 127.5 - 1
+    with torch.inference_mode():
+        latent = backbone.autoencoder(pixels)
+        embedding = backbone.encoder(pixels)
+        told = [
+            backbone.unet(latent, 50, encoder_hidden_states=backbone.conditioner(e)).sample
+            for e in (embedding, torch.zeros_like(embedding))
+        ]
+    assert torch.linalg.vector_norm(embedding).item() == pytest.approx(1.0, abs=1e-5)
+    assert (told[0] - told[1]).abs().max() > 1e-3
+
+
+@pytest.mark.gpu
+def test_the_gpu_agrees_with_the_cpu(segmenter, tiles):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    on_gpu = load_segmenter(DEFAULT_MODEL, device="cuda").probabilities(tiles, ORIGINS)
+    on_cpu = segmenter.probabilities(tiles, ORIGINS)
+    for name in on_cpu:
+        assert (on_gpu[name].argmax(1) == on_cpu[name].argmax(1)).mean() > 0.995
