@@ -22,6 +22,7 @@ from qupath_bridge.measurements import (
     ClassArea,
     annotation_measurements,
     class_areas,
+    with_objects,
     write_class_areas,
 )
 from qupath_bridge.progress import Reporter
@@ -154,17 +155,20 @@ class Run:
             outcome.tiles = self.engine.count_tiles(ready.slide, ready.regions)
             reporter.begin(image.name, index, len(self.images), outcome.tiles)
             try:
-                detections = self.engine.segment(ready.slide, ready.regions, reporter.advance)
+                objects = self.engine.segment(ready.slide, ready.regions, reporter.advance)
             finally:
                 reporter.end()
-            outcome.objects = len(detections)
-            self._keep(image, ready, detections)
+            outcome.objects = self._keep(image, ready, objects)
 
-    def _keep(self, image: ProjectImage, ready: Prepared, detections: list[Detection]) -> None:
-        """Bring an image's result into the project and the store; only then is it done."""
+    def _keep(self, image: ProjectImage, ready: Prepared, objects: list[Detection]) -> int:
+        """Bring an image's result into the project and the store; only then is it done.
+
+        `objects` are those of all classes. Returns how many of them became detections.
+        """
+        detections = with_objects(objects, self.engine.classes)
         region_ids = [*(region.id for region in ready.regions), *AUTOMATIC_REGIONS]
         scope = Scope(self.engine.heads, region_ids, ready.annotation_ids)
-        rows = self._rows(image, ready, detections, scope)
+        rows = self._rows(image, ready, objects, scope)
         kept = scope.kept_detections(self.store.read_detections(image.entry_id))
         self.store.write_detections(image.entry_id, [*kept, *detections])
         changes = ImageWrite(
@@ -175,16 +179,18 @@ class Run:
             classes=_project_classes(self.engine.classes.values()),
         )
         self.project.write(image, changes)
-        objects = digest_of(detection.id for detection in (*kept, *detections))
-        self.store.write_result(image.entry_id, StoredResult(ready.made, tuple(rows), objects))
+        digest = digest_of(detection.id for detection in (*kept, *detections))
+        self.store.write_result(image.entry_id, StoredResult(ready.made, tuple(rows), digest))
+        return len(detections)
 
     def _rows(
-        self, image: ProjectImage, ready: Prepared, detections: list[Detection], scope: Scope
+        self, image: ProjectImage, ready: Prepared, objects: list[Detection], scope: Scope
     ) -> list[ClassArea]:
         """Return the class areas of this run and those of earlier ones that stay."""
         earlier = self.store.read_result(image.entry_id)
         kept = scope.kept_rows(earlier.rows) if earlier else []
-        return [*kept, *class_areas(image, ready.regions, detections, self.engine.classes)]
+        mpp = ready.slide.mpp
+        return [*kept, *class_areas(image, ready.regions, objects, self.engine.classes, mpp)]
 
     def _is_done(self, image: ProjectImage, made: Made) -> bool:
         """Return whether an image's stored result is up to date and still in the project."""

@@ -20,6 +20,7 @@ from qupath_bridge.outlines import outline_cells
 FULL = np.ones((3, 3), bool)  # a cell and all that touch it
 REACH = 4  # steps over cell sides from a cell in the region to the farthest that must have a class
 SLIVER = 1e-5  # of the region's area
+BAND = 256  # rows
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class PolygonSettings:
 class TracedObject:
     """One connected object of one class.
 
-    outline_m: in model pixels. probability: mean of its class's over its cells of that class.
+    outline_m: in model pixels. probability: of its class, mean over its cells of that class.
     """
 
     code: int
@@ -147,27 +148,26 @@ def _in_order(parts: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndar
 def _mean_probabilities(parts: np.ndarray, codes: np.ndarray, class_map: ClassMap) -> np.ndarray:
     """Return each part's mean probability, float64, over the cells in it that have its class.
 
-    Over all cells in it where none has; of the cell at one of its points where it has no cell.
+    Where it has no such cell: the probability of the cell at one of its points.
     """
     if not len(parts):
         return np.empty(0)
     cell = class_map.cell_m
-    burnt = rasterio.features.rasterize(
+    part = rasterio.features.rasterize(
         zip(parts, range(1, len(parts) + 1), strict=True),
         out_shape=class_map.codes.shape,
         transform=rasterio.Affine(cell, 0, class_map.x_m, 0, cell, class_map.y_m),
         dtype=np.int32,
     )
-    rows, columns = np.nonzero(burnt)
-    part = burnt[rows, columns] - 1
-    values = class_map.probability[rows, columns]
-    own = class_map.codes[rows, columns] == codes[part]
+    code_of_part = np.insert(codes, 0, NODATA)  # part 0 is none
+    counts, sums = np.zeros(len(parts) + 1), np.zeros(len(parts) + 1)
+    for top in range(0, len(part), BAND):  # what follows takes 16 bytes a cell
+        band = slice(top, top + BAND)
+        own = np.where(code_of_part[part[band]] == class_map.codes[band], part[band], 0).ravel()
+        counts += np.bincount(own, minlength=len(counts))
+        sums += np.bincount(own, class_map.probability[band].ravel(), minlength=len(sums))
     means = _probability_at(parts, class_map)
-    for chosen in (slice(None), own):
-        counts = np.bincount(part[chosen], minlength=len(parts))
-        sums = np.bincount(part[chosen], values[chosen], minlength=len(parts))
-        np.divide(sums, counts, out=means, where=counts > 0)
-    return means
+    return np.divide(sums[1:], counts[1:], out=means, where=counts[1:] > 0)
 
 
 def _probability_at(parts: np.ndarray, class_map: ClassMap) -> np.ndarray:

@@ -61,7 +61,9 @@ class Engine:
         return sum(len(tiles_of(scale.to_m(r.outline_l0), self.plan)) for r in regions)
 
     def segment(self, slide: Slide, regions: Sequence[Region], advance: Advance) -> list[Detection]:
-        """Return what all heads find in the regions; `advance` is told of tiles done.
+        """Return what all heads find in the regions, the objects of silent classes too.
+
+        `advance` is told of tiles done.
 
         Raises:
             SlideError: the slide cannot be read. ModelError: the model cannot be loaded.
@@ -110,7 +112,7 @@ class Engine:
     ) -> list[Detection]:
         classes = self.classes[head]
         outline_m = scale.to_m(region.outline_l0)
-        objects = trace(class_map, outline_m, len(classes), self._polygon_settings)
+        objects = trace(class_map, outline_m, self.card.mpp, self._polygon_settings)
         return make_detections(objects, scale, slide.mpp, head, region, classes)
 
     @property

@@ -71,6 +71,7 @@ def make_project() -> MakeProject:
             if mpp is None:
                 for metadata in (listed[-1]["serverBuilder"]["metadata"], server["metadata"]):
                     metadata["pixelCalibration"] = {}
+            (folder / "data" / str(number)).mkdir(parents=True, exist_ok=True)
             write_json(folder / "data" / str(number) / "server.json", server)
         write_json(file, content | {"images": listed, "lastID": len(listed)})
         for number, outlines in (regions or {}).items():
@@ -99,14 +100,19 @@ def write_regions(path: Path, outlines: Sequence[BaseGeometry]) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-@pytest.fixture
-def small_project(tmp_path, make_project, write_tiff) -> Path:
-    """Return a project with one drawn image of 640 x 512 px and two small annotations."""
+@pytest.fixture(scope="session")
+def drawn_pixels() -> np.ndarray:
+    """Return drawn tissue, uint8 [512, 640, 3], at 0.5 um/px."""
     from qupath_bridge.demo.drawing import draw_slide
 
-    pixels = draw_slide(5, 640, 512, coverage=1.0).pixels
+    return draw_slide(5, 640, 512, coverage=1.0).pixels
+
+
+@pytest.fixture
+def small_project(tmp_path, make_project, write_tiff, drawn_pixels) -> Path:
+    """Return a project with one drawn image of 640 x 512 px and two small annotations."""
     folder = tmp_path / "Ein Projekt mit Ümlaut 🔬"
     folder.mkdir()
-    write_tiff(folder / "bild ä.tif", pixels, 0.5)
-    outlines = [box(40, 40, 260, 240), box(300, 200, 520, 420)]
+    write_tiff(folder / "bild ä.tif", drawn_pixels, 0.5)
+    outlines = [box(40, 40, 140, 130), box(300, 200, 420, 300)]
     return make_project(folder, [(folder / "bild ä.tif", (640, 512), 0.5)], {1: outlines})

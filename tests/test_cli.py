@@ -125,7 +125,9 @@ def test_doctor_finds_what_is_in_the_way(small_project):
 def test_ctrl_c_stops_within_seconds_and_leaves_nothing_half_written(small_project):
     command = [sys.executable, "-m", "qupath_bridge", "run", str(small_project)]
     command += ["--backend", "portable", "--batch-size", "1", "--regions", "slide"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as run:
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as run:
         for line in run.stderr:
             if line.startswith("[1/1]"):
                 break

@@ -8,18 +8,21 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from shapely.geometry import Polygon, box
 
-from qupath_bridge.detections import Detection, detection_id, is_ours
+from qupath_bridge.detections import Detection, detection_id, is_ours, replaced_by
 from qupath_bridge.errors import ImageDataError, ProjectError, SlideError
 from qupath_bridge.project import (
     ImageWrite,
@@ -38,6 +41,11 @@ pytestmark = [
 ]
 
 MakeProject = Callable[..., Path]
+HOLED = (
+    "MULTIPOLYGON (((500 10, 600 10, 600 90, 500 90, 500 10), (520 20, 520 40, 540 40, 520 20)),"
+    " ((650 10, 700 10, 700 60, 650 10)))"
+)
+BOW_TIE = [(500, 200), (560, 260), (500, 260), (560, 200)]
 COLORS = {"Tumor": (200, 0, 0), "Gland": (10, 20, 30)}
 
 DUMP = """
@@ -68,7 +76,8 @@ for entry in project.images:
     images.append({
         "id": entry.entry_id, "name": entry.image_name, "about": entry.description,
         "metadata": dict(entry.metadata), "type": str(data.getImageType()),
-        "properties": {str(k): str(v) for k, v in dict(data.getProperties()).items()},
+        "properties": {str(k): str(v) for k, v in dict(data.getProperties()).items()
+                       if str(k) != "PROJECT_ENTRY_ID"},  # the project's path
         "steps": int(data.getHistoryWorkflow().size()),
         "stains": str(data.getColorDeconvolutionStains()),
         "server": str(GsonTools.getInstance().toJson(data.getServer().getMetadata())),
@@ -145,10 +154,10 @@ def template(java: Any, slide: Path, tmp_path_factory: pytest.TempPathFactory) -
     (folder / "slides").mkdir(parents=True)
     image = shutil.copy(slide, folder / "slides" / slide.name)
     with QuPathProject(folder / "project" / "project.qpproj", mode="x") as project:
-        project.path_classes = [
-            QuPathPathClass("Own class", color=(1, 2, 3)),
-            QuPathPathClass("Tumor", color=(7, 8, 9)),
-        ]
+        classes = [QuPathPathClass("Own class"), QuPathPathClass("Tumor")]
+        for known, color in zip(classes, [(1, 2, 3), (7, 8, 9)], strict=True):
+            known.java_object.setColor(*color)  # a class that exists ignores the constructor's
+        project.path_classes = classes
         entry = project.add_image(image, image_type=QuPathImageType.BRIGHTFIELD_H_E)
         entry.image_name, entry.description = "Größe 😀", "as it came"
         entry.metadata["block"] = "B7"
@@ -180,11 +189,9 @@ def _fill(java: Any, hierarchy: Any) -> None:
     cell.getMeasurementList().put("Own: nothing", float("nan"))
     inner.addChildObject(cell)
     outer.addChildObject(inner)
-    holed = wkt.read("MULTIPOLYGON (((500 10, 600 10, 600 90, 500 90, 500 10),"
-                     " (520 20, 520 40, 540 40, 520 20)), ((650 10, 700 10, 700 60, 650 10)))")  # fmt: skip
-    bow_tie = java("java.util.ArrayList")([
-        java("qupath.lib.geom.Point2")(x, y) for x, y in [(500, 200), (560, 260), (500, 260), (560, 200)]
-    ])  # fmt: skip
+    holed = wkt.read(HOLED)
+    corners = [java("qupath.lib.geom.Point2")(x, y) for x, y in BOW_TIE]
+    bow_tie = java("java.util.ArrayList")(corners)
     everything = [
         outer,
         annotation(shapes.geometryToROI(holed, plane), "holed", "Own class"),
@@ -283,6 +290,31 @@ def ours(seen: dict[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
+@dataclass(frozen=True)
+class Written:
+    """A project into which one run was written, and what QuPath saw before and after."""
+
+    path: Path
+    changes: ImageWrite
+    before: dict[str, Any]
+    after: dict[str, Any]
+
+
+@pytest.fixture(scope="session")
+def written(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Written:
+    folder = tmp_path_factory.mktemp("written ü") / "project of 1"
+    shutil.copytree(template, folder)
+    path = folder / "project" / "project.qpproj"
+    before, project_file = seen_by_qupath(path), path.read_bytes()
+    project, image = opened(path)
+    ids = region_ids(project, image)
+    changes = changes_of([str(ids["outer"]), str(ids["holed"]), "tissue"])
+    project.write(image, changes)
+    assert project.detection_ids(image) == {d.id for d in changes.detections}
+    assert path.read_bytes() == project_file
+    return Written(path, changes, before, seen_by_qupath(path))
+
+
 def files_in(folder: Path) -> dict[Path, bytes]:
     return {p: p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
@@ -321,25 +353,20 @@ def test_both_faces_see_the_same_annotations(path: Path, java: Any) -> None:
     assert without == through_qupath
     kinds = {a.name: a.geometry_l0.geom_type for a in without.values()}
     assert kinds == {
-        "outer": "Polygon", None: "Polygon", "holed": "MultiPolygon", "bow tie": "Polygon",
-        "point": "Point", "line": "LineString",
+        "outer": "Polygon", None: "Polygon", "holed": "MultiPolygon",
+        "bow tie": "MultiPolygon", "point": "Point", "line": "LineString",
     }  # fmt: skip
     classes = {a.name: a.class_name for a in without.values()}
     assert classes["outer"] == "Region*"
     assert classes[None] == "Tumor: Positive"
 
 
-def test_detections_arrive_under_their_annotations_whole(path: Path, java: Any) -> None:
-    project, image = opened(path)
-    outer = region_ids(project, image)["outer"]
-    changes = changes_of([outer, "tissue"])
-    project.write(image, changes)
-    assert project.detection_ids(image) == {d.id for d in changes.detections}
-    found = ours(seen_by_qupath(path))
-    assert set(found) == {d.id for d in changes.detections}
-    for made in changes.detections:
+def test_detections_arrive_under_their_annotations_whole(written: Written) -> None:
+    found = ours(written.after)
+    assert set(found) == {d.id for d in written.changes.detections}
+    for made in written.changes.detections:
         item = found[made.id]
-        assert item["parent"] == (outer if made.region_id == outer else "root")
+        assert item["parent"] == ("root" if made.region_id == "tissue" else made.region_id)
         assert item["kind"] == "PathDetectionObject"
         assert item["properties"]["name"] == "tissue"
         assert item["properties"]["classification"]["name"] == made.class_name
@@ -352,43 +379,38 @@ def test_detections_arrive_under_their_annotations_whole(path: Path, java: Any) 
         assert len(shape.interiors) == len(made.outline_l0.interiors)
 
 
-def test_classes_are_added_at_the_end_and_keep_their_colours(path: Path, java: Any) -> None:
-    before = seen_by_qupath(path)["classes"]
-    project, image = opened(path)
-    project.write(image, changes_of(["slide"]))
-    after = seen_by_qupath(path)["classes"]
+def test_classes_are_added_at_the_end_and_keep_their_colours(written: Written) -> None:
+    before = written.before["classes"]
     assert before == [["Own class", [1, 2, 3]], ["Tumor", [7, 8, 9]]]
-    assert after == [*before, ["Gland", list(COLORS["Gland"])]]
+    assert written.after["classes"] == [*before, ["Gland", list(COLORS["Gland"])]]
 
 
-def test_the_measurements_of_an_annotation_are_ours_to_replace_alone(path: Path, java: Any) -> None:
-    project, image = opened(path)
-    outer = region_ids(project, image)["outer"]
-    project.write(image, changes_of([outer]))
-    items = {i["properties"].get("name"): i for i in seen_by_qupath(path)["images"][0]["objects"]}
+def test_the_measurements_of_an_annotation_are_ours_to_replace_alone(written: Written) -> None:
+    (image,) = written.after["images"]
+    items = {item["properties"].get("name"): item for item in image["objects"]}
     assert items["outer"]["properties"]["measurements"] == {
-        "Own: value": 4.5, "PathSegDiff: Tumor area µm^2": 8.0,
-    }  # fmt: skip
+        "Own: value": 4.5,
+        "PathSegDiff: Tumor area µm^2": 8.0,
+    }
     assert items["outer"]["locked"]
 
 
-def test_a_run_and_its_repetition_touch_nothing_else(path: Path, java: Any) -> None:
-    before = seen_by_qupath(path)
+def test_a_run_touches_nothing_else(written: Written) -> None:
+    assert foreign(written.after) == foreign(written.before)
+
+
+def test_a_repetition_after_qupath_saved_leaves_the_same(written: Written, tmp_path: Path) -> None:
+    shutil.copytree(written.path.parents[1], tmp_path / "again")
+    path = tmp_path / "again" / "project" / "project.qpproj"
+    run_python(SAVE, path)
     project_file = path.read_bytes()
     project, image = opened(path)
-    ids = region_ids(project, image)
-    changes = changes_of([ids["outer"], ids["holed"], "tissue"])
-    project.write(image, changes)
-    assert path.read_bytes() == project_file
-    once = seen_by_qupath(path)
-    assert foreign(once) == foreign(before)
-    run_python(SAVE, path)
-    project, image = opened(path)
-    project.write(image, changes)
+    project.write(image, written.changes)
     again = seen_by_qupath(path)
-    assert foreign(again) == foreign(before)
-    assert ours(again) == ours(once)
-    assert len(ours(again)) == len(changes.detections)
+    assert path.read_bytes() == project_file
+    assert foreign(again) == foreign(written.before)
+    assert ours(again) == ours(written.after)
+    assert again["classes"] == written.after["classes"]
 
 
 def test_a_run_replaces_its_own_heads_and_regions_and_those_that_are_gone(
@@ -408,6 +430,88 @@ def test_a_run_replaces_its_own_heads_and_regions_and_those_that_are_gone(
     assert project.detection_ids(image) == kept
 
 
+OBJECTS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "kind": st.sampled_from(["annotation", "annotation", "detection", "tile"]),
+            "parent": st.integers(0, 9),
+            "name": st.none() | st.text(st.characters(codec="utf-8"), max_size=5),
+            "class": st.none() | st.sampled_from(["Tumor", "Gland", "Tumor: Positive", "Own"]),
+            "locked": st.booleans(),
+            "measured": st.dictionaries(st.sampled_from("abc"), st.floats(width=32), max_size=2),
+        }
+    ),
+    min_size=1,
+    max_size=9,
+)
+RUNS = st.lists(
+    st.tuples(st.sampled_from(["tissue", "glands"]), st.sets(st.integers(0, 9), max_size=3)),
+    min_size=1,
+    max_size=3,
+)
+
+
+def _facts(java: Any, hierarchy: Any) -> list[Any]:
+    """Return what there is to know of the objects that are not ours, in QuPath's order."""
+    gson = java("qupath.lib.io.GsonTools").getInstance()
+    return [
+        (json.loads(str(gson.toJson(item))), str(item.getParent().getID()))
+        for item in hierarchy.getFlattenedObjectList(None)
+        if not item.isRootObject() and not is_ours(str(item.getID()))
+    ]
+
+
+def _grow(java: Any, hierarchy: Any, specs: Sequence[dict[str, Any]]) -> None:
+    """Fill a hierarchy with objects as described, some nested in others."""
+    rois, make = java("qupath.lib.roi.ROIs"), java("qupath.lib.objects.PathObjects")
+    plane = java("qupath.lib.regions.ImagePlane").getDefaultPlane()
+    path_class = java("qupath.lib.objects.classes.PathClass").fromString
+    hierarchy.clearAll()
+    items = [hierarchy.getRootObject()]
+    for number, spec in enumerate(specs):
+        roi = rois.createRectangleROI(number, number, 20, 10 + number, plane)
+        item = getattr(make, f"create{spec['kind'].title()}Object")(roi)
+        item.setName(spec["name"])
+        item.setLocked(spec["locked"])
+        if spec["class"]:
+            item.setPathClass(path_class(spec["class"]))
+        for name, value in spec["measured"].items():
+            item.getMeasurementList().put(name, value)
+        items[spec["parent"] % len(items)].addChildObject(item)
+        items.append(item)
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(OBJECTS, RUNS)
+def test_whatever_is_in_an_image_runs_change_nothing_of_it(
+    java: Any,
+    template: Path,
+    specs: list[dict[str, Any]],
+    runs: list[tuple[str, set[int]]],
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(template, folder, dirs_exist_ok=True)
+        project, image = opened(Path(folder) / "project")
+        entry = project._project.images[0].java_object  # type: ignore[attr-defined]
+        data = entry.readImageData()
+        _grow(java, data.getHierarchy(), specs)
+        before = _facts(java, data.getHierarchy())
+        entry.saveImageData(data)
+        data.getServer().close()
+        ids = [*(a.id for a in project.read_annotations(image)), "tissue", "slide"]
+        expected: set[str] = set()
+        for head, picks in runs:
+            changes = replace(
+                changes_of(sorted({ids[pick % len(ids)] for pick in picks}), 3, head),
+                measurements={},
+            )
+            project.write(image, changes)
+            goes = replaced_by([head], changes.region_ids, ids)
+            expected = {i for i in expected if not goes(i)} | {d.id for d in changes.detections}
+            assert project.detection_ids(image) == expected
+            assert _facts(java, entry.readHierarchy()) == before
+
+
 def test_what_was_nested_in_our_detections_stays(path: Path, java: Any) -> None:
     from qupath_bridge.project import hierarchy as objects
 
@@ -424,10 +528,9 @@ def test_what_was_nested_in_our_detections_stays(path: Path, java: Any) -> None:
     assert guest.getParent() == hierarchy.getRootObject()
 
 
-def test_a_fresh_image_without_data_is_written_too(path: Path, java: Any) -> None:
+def test_an_image_that_was_never_opened_is_written_too(path: Path, java: Any) -> None:
     data = path.parent / "data" / "1"
-    for file in ("data.qpdata", "summary.json"):
-        (data / file).unlink()
+    shutil.rmtree(data)
     project, image = opened(path)
     assert project.read_annotations(image) == []
     assert project.detection_ids(image) == set()
@@ -496,7 +599,7 @@ def test_the_backup_that_is_there_is_named(path: Path, java: Any) -> None:
     with pytest.raises(ImageDataError, match=r"cut short.*restore it from data\.qpdata\.bkp"):
         project.read_annotations(image)
     data.unlink()
-    with pytest.raises(ImageDataError, match=r"missing, but data\.qpdata\.bkp is there; rename"):
+    with pytest.raises(ImageDataError, match=r"is missing .*from data\.qpdata\.bkp beside it"):
         project.read_annotations(image)
 
 
@@ -517,7 +620,7 @@ def test_nothing_is_written_for_an_image_that_qupath_cannot_open(path: Path, jav
     project, image = opened(path)
     image.path.write_bytes(b"no image")
     before = files_in(path.parent)
-    with pytest.raises(SlideError, match="QuPath cannot open .*nothing was written"):
+    with pytest.raises(SlideError, match=r"QuPath cannot open .*nothing was written"):
         project.write(image, changes_of(["tissue"]))
     assert files_in(path.parent) == before
 
@@ -561,7 +664,7 @@ def test_what_another_program_saved_meanwhile_is_not_overwritten(path: Path, jav
 def test_what_qupath_cannot_read_is_refused_in_one_sentence(path: Path, java: Any) -> None:
     raw = path.read_text(encoding="utf-8").replace('"uri",', '"of 2031",')
     path.write_text(raw, encoding="utf-8")
-    with pytest.raises(ProjectError, match="QuPath cannot read .*--backend portable") as refused:
+    with pytest.raises(ProjectError, match=r"QuPath cannot read .*--backend portable") as refused:
         open_project(path, "paquo")
     assert "\n" not in str(refused.value)
     (image,) = open_project(path, "portable").images()
@@ -642,7 +745,11 @@ def _many(regions: Sequence[str], count: int) -> ImageWrite:
     rings = centres + radii * np.stack([np.cos(turn), np.sin(turn)], axis=-1)
     made = [detection(number, regions[number % len(regions)]) for number in range(count)]
     detections = [
-        replace(d, outline_l0=Polygon(r), id=detection_id("tissue", d.region_id, bytes(str(n), "ascii")))
-        for n, (d, r) in enumerate(zip(made, rings, strict=True))
-    ]  # fmt: skip
+        replace(
+            plain,
+            outline_l0=Polygon(ring),
+            id=detection_id("tissue", plain.region_id, str(number).encode()),
+        )
+        for number, (plain, ring) in enumerate(zip(made, rings, strict=True))
+    ]
     return ImageWrite(["tissue"], list(regions), detections)

@@ -74,7 +74,7 @@ def regions_json(regions: Sequence[Region]) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON, whole or not at all, and the folders above it.
+    """Write JSON into a folder that is there, whole or not at all.
 
     Raises:
         ProjectError: the system refused to write.

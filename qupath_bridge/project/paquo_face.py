@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,7 +117,9 @@ class PaquoProject:
                 self._back_up_once(image.entry_id)
                 self._add_classes(changes)
                 qpdata.write_image_data(path, data, seen)
-                qpdata.write_summary(path, data)
+                with suppress(jpype.JException, ProjectError):
+                    # Only shown by QuPath, which writes it anew whenever it saves.
+                    qpdata.write_summary(path, data)
 
     def close(self) -> None:
         """Forget what was read; Java itself runs until the program ends."""
@@ -162,7 +164,7 @@ class PaquoProject:
         if entry is None:
             raise ProjectError(f"{self.path} has no image {image.entry_id}; was it removed?")
         new = java_class("java.io.File")(str(image.path.absolute())).toURI()
-        for old in entry.getURIs():
+        for old in entry.getURIs():  # one, or the image would not be supported
             stored = path_of_uri(str(old))
             if stored is not None and stored.as_posix() != image.path.as_posix():
                 entry.updateURIs(java_class("java.util.Map").of(old, new))
@@ -170,7 +172,10 @@ class PaquoProject:
 
     def _add_classes(self, changes: ImageWrite) -> None:
         known = [objects.path_class(c.name, c.color) for c in changes.classes]
-        add_classes(self.folder, [(str(c.toString()), int(c.getColor())) for c in known])
+        colors = [c.getColor() for c in known]
+        names = [str(c.toString()) for c in known]
+        packed = [None if color is None else int(color) for color in colors]
+        add_classes(self.folder, list(zip(names, packed, strict=True)))
 
     def _back_up_once(self, entry_id: str) -> None:
         if entry_id not in self._backed_up:

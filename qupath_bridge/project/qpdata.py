@@ -24,7 +24,6 @@ NAME = "data.qpdata"
 BACKUP = "data.qpdata.before-pathsegdiff"
 QUPATH_BACKUPS = ("data.qpdata.bkp", "data.qpdata.backup", BACKUP)
 JAVA_MAGIC = b"\xac\xed\x00\x05"
-LOST = "is missing although the project says that it held"
 
 
 class Signature(NamedTuple):
@@ -55,12 +54,10 @@ def read_hierarchy(project_folder: Path, entry_id: str) -> Any:
         # A deserialised hierarchy works only after it was handed to a new one.
         hierarchy.setHierarchy(drain(path))
         return hierarchy
-    spare = _backup_of(path)
     count = objects_recorded(project_folder, entry_id)
-    if spare is not None:
-        raise ImageDataError(f"{path} is missing, but {spare.name} is there; rename that to {NAME}")
-    if count:
-        raise ImageDataError(f"{path} {LOST} {count} objects; restore it from a backup")
+    if count or _backup_of(path) is not None:
+        held = f"it held {count} objects" if count else "it was there"
+        raise ImageDataError(f"{path} is missing although {held}; {_remedy(path)}")
     return hierarchy
 
 
@@ -104,6 +101,7 @@ def write_image_data(path: Path, image_data: Any, seen: Signature) -> None:
             left as it is.
     """
     with replacing(path) as beside, _java_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         with closing(java_class("java.io.FileOutputStream")(str(beside))) as stream:
             java_class("qupath.lib.io.PathIO").writeImageData(stream, image_data)
         written = drain(beside)
@@ -147,12 +145,13 @@ def _hierarchy_in(stream: Any) -> Any:
 
 
 def _damaged(path: Path, what: str) -> ImageDataError:
+    return ImageDataError(f"{path} is damaged ({what}) and was left as it is; {_remedy(path)}")
+
+
+def _remedy(path: Path) -> str:
     spare = _backup_of(path)
-    remedy = f"restore it from {spare.name} beside it" if spare else "restore it from a backup"
-    return ImageDataError(
-        f"{path} is damaged ({what}); it was left as it is: {remedy}, or delete it to begin that"
-        " image anew"
-    )
+    source = f"{spare.name} beside it" if spare else "a backup"
+    return f"restore it from {source}, or delete {path.parent} to begin that image anew"
 
 
 def _backup_of(path: Path) -> Path | None:

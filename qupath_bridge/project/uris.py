@@ -51,11 +51,12 @@ def find_file(stored: PurePath, old_project: PurePath | None, folder: Path) -> F
     """
     candidates = list(_candidates(stored, old_project, folder))
     for path in candidates:
-        for spelling in ("NFC", "NFD"):  # macOS writes umlauts in two characters, others in one
-            spelled = Path(unicodedata.normalize(spelling, str(path)))
-            for there in (path, spelled):
-                if _exists(there):
-                    return Found(there, True)
+        # macOS writes umlauts in two characters, others in one.
+        composed = unicodedata.normalize("NFC", str(path))
+        decomposed = unicodedata.normalize("NFD", str(path))
+        for there in (path, Path(composed), Path(decomposed)):
+            if _exists(there):
+                return Found(there, True)
     return Found(candidates[-1], False)
 
 

@@ -1,0 +1,123 @@
+"""Detections <-> the GeoJSON that QuPath imports.
+
+One feature a line, written and read one by one: a slide can have a million. QuPath 0.5 drops
+`metadata`, which is for readers of the file; QuPath itself knows our objects by their ids.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import shapely
+from shapely.geometry import Polygon
+
+from qupath_bridge.detections import Detection
+from qupath_bridge.disk import replacing
+from qupath_bridge.errors import ProjectError
+
+HEAD, REGION = "pathsegdiff.head", "pathsegdiff.region"
+AREA, PROBABILITY = "Area µm^2", "Mean probability"
+CHUNK = 1000
+UNREADABLE = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+    shapely.errors.ShapelyError,
+)
+
+
+def write_detections(path: Path, detections: Iterable[Detection]) -> None:
+    """Write detections as a FeatureCollection, whole or not at all.
+
+    Raises:
+        ProjectError: the system refused to write.
+    """
+    with replacing(path) as beside, beside.open("w", encoding="utf-8", newline="\n") as stream:
+        stream.write('{"type":"FeatureCollection","features":[')
+        for number, feature in enumerate(_features(detections)):
+            stream.write(",\n" if number else "\n")
+            stream.write(feature)
+        stream.write("\n]}\n")
+
+
+def read_detections(path: Path) -> list[Detection]:
+    """Return the detections in a file that `write_detections` wrote, however laid out since.
+
+    Raises:
+        ProjectError: the file cannot be read, or holds anything but our detections.
+    """
+    try:
+        with path.open(encoding="utf-8") as stream:
+            # Each feature shrinks to its detection as soon as it is parsed.
+            content = json.load(stream, object_hook=_detection_or_raw)
+        if content["type"] != "FeatureCollection":
+            raise ValueError(f"its type is {content['type']!r}")
+        return [_checked(item) for item in content["features"]]
+    except UNREADABLE as error:
+        raise ProjectError(
+            f"{path} holds no detections that can be read ({type(error).__name__}: {error});"
+            " restore it, or remove it and run again with --restart"
+        ) from error
+
+
+def _features(detections: Iterable[Detection]) -> Iterator[str]:
+    remaining = iter(detections)
+    while chunk := list(islice(remaining, CHUNK)):
+        geometries = shapely.to_geojson([detection.outline_l0 for detection in chunk])
+        for detection, geometry in zip(chunk, geometries, strict=True):
+            head = f'{{"type":"Feature","id":{_json(detection.id)},"geometry":{geometry}'
+            yield f'{head},"properties":{_json(_properties(detection))}}}'
+
+
+def _properties(detection: Detection) -> dict[str, Any]:
+    return {
+        "objectType": "detection",
+        "name": detection.head,
+        "classification": {"name": detection.class_name, "color": list(detection.color)},
+        "measurements": {AREA: detection.area_um2, PROBABILITY: detection.mean_probability},
+        "metadata": {HEAD: detection.head, REGION: detection.region_id},
+    }
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def _detection_or_raw(raw: dict[str, Any]) -> Detection | dict[str, Any]:
+    return _detection_of(raw) if raw.get("type") == "Feature" else raw
+
+
+def _detection_of(raw: dict[str, Any]) -> Detection:
+    properties = raw["properties"]
+    classification, measurements = properties["classification"], properties["measurements"]
+    red, green, blue = map(int, classification["color"])
+    return Detection(
+        id=str(raw["id"]),
+        head=str(properties["metadata"][HEAD]),
+        region_id=str(properties["metadata"][REGION]),
+        class_name=str(classification["name"]),
+        color=(red, green, blue),
+        outline_l0=_polygon_of(raw["geometry"]),
+        area_um2=float(measurements[AREA]),
+        mean_probability=float(measurements[PROBABILITY]),
+    )
+
+
+def _polygon_of(geometry: dict[str, Any]) -> Polygon:
+    if geometry["type"] != "Polygon":
+        raise ValueError(f"a detection is a {geometry['type']}, not a Polygon")
+    outer, *holes = geometry["coordinates"]
+    return Polygon(outer, holes)
+
+
+def _checked(item: Any) -> Detection:
+    if not isinstance(item, Detection):
+        raise TypeError("one of its features is none")
+    return item

@@ -1,0 +1,205 @@
+"""Detections as the GeoJSON that QuPath reads, and back."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from collections.abc import Iterator
+
+import pytest
+import shapely
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from shapely.geometry import Point, Polygon, box
+
+from qupath_bridge.detections import Detection, detection_id
+from qupath_bridge.errors import ProjectError
+from qupath_bridge.featurecollection import read_detections, write_detections
+
+HOLED = box(10.25, 20.5, 90.01, 70.07).difference(box(30, 30, 40.4, 40.6))
+
+
+def detection(outline: Polygon = HOLED, name: str = "Tumor", region_id: str = "r-1") -> Detection:
+    return Detection(
+        id=detection_id("tissue", region_id, name.encode() + outline.wkb),
+        head="tissue",
+        region_id=region_id,
+        class_name=name,
+        color=(200, 0, 0),
+        outline_l0=outline,
+        area_um2=outline.area * 0.2521 * 0.2533,
+        mean_probability=0.871234,
+    )
+
+
+def many(count: int) -> Iterator[Detection]:
+    for i in range(count):
+        disc = Point(100 * (i % 300), 100 * (i // 300)).buffer(20)
+        yield detection(shapely.transform(disc, lambda xy: xy.round(2)))
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=10)
+hundredths = st.integers(0, 20_000_000).map(lambda n: n / 100)
+
+
+@st.composite
+def any_detections(draw: st.DrawFn) -> Detection:
+    x, y = draw(hundredths), draw(hundredths)
+    width, height = draw(st.integers(3, 900)), draw(st.integers(3, 900))
+    points = [(x, y), (x + width, y), (x + width, y + height), (x, y + height)]
+    outline = Polygon([(round(a, 2), round(b, 2)) for a, b in points])
+    made = detection(outline, draw(texts), draw(texts))
+    return Detection(**{**vars(made), "head": draw(texts), "area_um2": draw(st.floats(0, 1e12))})
+
+
+@given(detections=st.lists(any_detections(), max_size=5))
+@settings(
+    max_examples=40,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+def test_what_was_written_reads_back_the_same(detections, tmp_path):
+    path = tmp_path / "detections.geojson"
+    write_detections(path, detections)
+    assert read_detections(path) == detections
+
+
+def test_a_feature_is_what_qupath_reads(tmp_path):
+    path = tmp_path / "detections.geojson"
+    one = detection(name="Größe 🔬")
+    write_detections(path, [one])
+    content = json.loads(path.read_text(encoding="utf-8"))
+    assert content["type"] == "FeatureCollection"
+    (feature,) = content["features"]
+    assert feature["type"] == "Feature"
+    assert feature["id"] == one.id
+    outer, hole = feature["geometry"]["coordinates"]
+    assert outer[0] == outer[-1]
+    assert hole[0] == hole[-1]
+    assert feature["properties"] == {
+        "objectType": "detection",
+        "name": "tissue",
+        "classification": {"name": "Größe 🔬", "color": [200, 0, 0]},
+        "measurements": {"Area µm^2": one.area_um2, "Mean probability": 0.871234},
+        "metadata": {"pathsegdiff.head": "tissue", "pathsegdiff.region": "r-1"},
+    }
+
+
+def test_coordinates_keep_to_two_decimals(tmp_path):
+    path = tmp_path / "detections.geojson"
+    write_detections(path, many(20))
+    for feature in json.loads(path.read_text(), parse_float=str)["features"]:
+        values = [v for point in feature["geometry"]["coordinates"][0] for v in point]
+        assert all(len(value.partition(".")[2]) <= 2 for value in values)
+
+
+def test_no_detections_are_an_empty_collection(tmp_path):
+    path = tmp_path / "detections.geojson"
+    write_detections(path, [])
+    assert json.loads(path.read_text()) == {"type": "FeatureCollection", "features": []}
+    assert read_detections(path) == []
+
+
+def test_a_file_laid_out_anew_reads_the_same(tmp_path):
+    path = tmp_path / "detections.geojson"
+    write_detections(path, many(3))
+    content = json.loads(path.read_text())
+    for feature in content["features"]:
+        feature["properties"] |= {"isLocked": False, "color": [1, 2, 3]}
+    path.write_text(json.dumps(dict(reversed(content.items())), indent=3))
+    assert read_detections(path) == list(many(3))
+
+
+def test_writing_holds_a_few_detections_at_a_time(tmp_path):
+    tracemalloc.start()
+    write_detections(tmp_path / "detections.geojson", many(4000))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    size = (tmp_path / "detections.geojson").stat().st_size
+    assert peak < size
+
+
+def test_a_failing_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "detections.geojson"
+    write_detections(path, [detection()])
+
+    def breaking() -> Iterator[Detection]:
+        yield detection(box(0, 0, 5, 5))
+        raise RuntimeError("no more")
+
+    with pytest.raises(RuntimeError):
+        write_detections(path, breaking())
+    assert read_detections(path) == [detection()]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ProjectError, match="nowhere"):
+        write_detections(tmp_path / "nowhere" / "detections.geojson", [])
+
+
+def broken_files() -> dict[str, str]:
+    feature = {
+        "type": "Feature",
+        "id": "x",
+        "geometry": {"type": "Polygon", "coordinates": [[[0, 0], [1, 0], [1, 1], [0, 0]]]},
+        "properties": {
+            "classification": {"name": "Tumor", "color": [1, 2, 3]},
+            "measurements": {"Area µm^2": 1, "Mean probability": 1},
+            "metadata": {"pathsegdiff.head": "tissue", "pathsegdiff.region": "r"},
+        },
+    }
+
+    def without(*keys: str, **instead: object) -> str:
+        changed = json.loads(json.dumps(feature))
+        place = changed
+        for key in keys[:-1]:
+            place = place[key]
+        del place[keys[-1]]
+        place.update(instead)
+        return json.dumps({"type": "FeatureCollection", "features": [changed]})
+
+    whole = without("id", id="x")
+    return {
+        "empty": "",
+        "cut off": whole[: len(whole) // 2],
+        "not JSON": "<html>",
+        "a number": "3",
+        "a list": "[]",
+        "null": "null",
+        "no features": '{"type": "FeatureCollection"}',
+        "features of no list": '{"type": "FeatureCollection", "features": 3}',
+        "another type": '{"type": "Topology", "features": []}',
+        "an odd feature": '{"type": "FeatureCollection", "features": [1]}',
+        "nested too deep": "[" * 100_000,
+        "a feature alone": json.dumps(feature),
+        "no id": without("id"),
+        "no geometry": without("geometry"),
+        "another geometry": without("geometry", "type", type="MultiPolygon"),
+        "no rings": without("geometry", "coordinates", coordinates=[]),
+        "too few points": without("geometry", "coordinates", coordinates=[[[0, 0], [1, 1]]]),
+        "text for numbers": without("geometry", "coordinates", coordinates=[[["a", "b"]] * 4]),
+        "no class": without("properties", "classification"),
+        "no colour": without("properties", "classification", "color"),
+        "half a colour": without("properties", "classification", "color", color=[1, 2]),
+        "no area": without("properties", "measurements", "Area µm^2"),
+        "no metadata": without("properties", "metadata"),
+    }
+
+
+@pytest.mark.parametrize("kind", broken_files())
+def test_a_broken_file_is_refused_by_name(tmp_path, kind):
+    path = tmp_path / "detections.geojson"
+    path.write_text(broken_files()[kind], encoding="utf-8")
+    with pytest.raises(ProjectError, match=r"detections\.geojson"):
+        read_detections(path)
+
+
+def test_a_file_that_is_not_text_is_refused_by_name(tmp_path):
+    path = tmp_path / "detections.geojson"
+    path.write_bytes(b"\x80\x02}q\x00.")
+    with pytest.raises(ProjectError, match=r"detections\.geojson"):
+        read_detections(path)
+    with pytest.raises(ProjectError, match=r"gone\.geojson"):
+        read_detections(tmp_path / "gone.geojson")

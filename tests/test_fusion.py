@@ -1,0 +1,220 @@
+"""Fusion: tiles leave no trace in the map, whatever their order and the region."""
+
+from __future__ import annotations
+
+import random
+import tracemalloc
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import shapely
+from scipy import ndimage
+from shapely.geometry import Point, Polygon, box
+
+from qupath_bridge.errors import TilingError
+from qupath_bridge.fusion import NODATA, ClassMap, Fuser, blend_window
+from qupath_bridge.tiles import Tile, TilePlan, tiles_of
+
+PLAN = TilePlan(tile_m=64, stride_m=32, margin_m=8, cell_m=2)
+PLANS = [PLAN, TilePlan(64, 48, 8, 2), TilePlan(64, 16, 4, 4), TilePlan(32, 32, 0, 1)]
+RING = Point(150, 170).buffer(120).difference(Point(160, 160).buffer(60))
+Scorer = Callable[[Tile], np.ndarray]
+
+
+def fuse(outline: Polygon, plan: TilePlan, score: Scorer, class_count: int = 3) -> ClassMap:
+    fuser = Fuser(plan, outline, class_count)
+    for tile in tiles_of(outline, plan):
+        fuser.add(tile, score(tile))
+    return fuser.class_map()
+
+
+def softmax(values: np.ndarray) -> np.ndarray:
+    powers = np.exp(values - values.max(axis=0))
+    return (powers / powers.sum(axis=0)).astype(np.float32)
+
+
+def pointwise(y_m: np.ndarray, x_m: np.ndarray) -> np.ndarray:
+    """Return probabilities [3, ...] that depend on the place on the slide alone."""
+    waves = [np.sin(x_m / 9 + y_m / 23), np.cos(y_m / 11 - x_m / 40), np.sin(x_m * y_m / 900)]
+    return softmax(3 * np.stack(waves))
+
+
+def score_pointwise(plan: TilePlan, rim: float = np.nan) -> Scorer:
+    """Return a scorer that gives `rim` where no score may be used."""
+
+    def score(tile: Tile) -> np.ndarray:
+        steps = (np.arange(plan.tile_cells) + 0.5) * plan.cell_m
+        values = pointwise(*np.meshgrid(tile.y_m + steps, tile.x_m + steps, indexing="ij"))
+        used = np.zeros(values.shape[1:], bool)
+        inside = slice(plan.margin_cells, plan.tile_cells - plan.margin_cells)
+        used[inside, inside] = True
+        return np.where(used, values, np.float32(rim))
+
+    return score
+
+
+def cells_of(class_map: ClassMap) -> tuple[np.ndarray, np.ndarray]:
+    """Return the middles (y, x) of a map's cells in model pixels, each [H, W]."""
+    height, width = class_map.codes.shape
+    cell = class_map.cell_m
+    y = class_map.y_m + (np.arange(height) + 0.5) * cell
+    x = class_map.x_m + (np.arange(width) + 0.5) * cell
+    return tuple(np.meshgrid(y, x, indexing="ij"))
+
+
+def touching(class_map: ClassMap, outline: Polygon) -> np.ndarray:
+    """Return which cells share area with an outline, bool [H, W]."""
+    y, x = cells_of(class_map)
+    half = class_map.cell_m / 2
+    boxes = shapely.box(x - half, y - half, x + half, y + half)
+    return shapely.area(shapely.intersection(boxes, outline)) > 0
+
+
+def assert_equals(class_map: ClassMap, expected: np.ndarray, where: np.ndarray) -> None:
+    """Assert a map is the argmax and maximum of `expected` [K, H, W]."""
+    assert where.any()
+    np.testing.assert_array_equal(class_map.codes[where], expected.argmax(axis=0)[where])
+    np.testing.assert_allclose(
+        class_map.probability[where], expected.max(axis=0)[where], atol=1e-6, rtol=0
+    )
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("outline", [RING, box(0, 0, 200, 90), box(33.3, 41.7, 34.1, 300.2)])
+def test_fusing_the_crops_of_a_pointwise_function_gives_that_function(plan, outline):
+    fused = fuse(outline, plan, score_pointwise(plan))
+    computed = fused.codes != NODATA
+    assert_equals(fused, pointwise(*cells_of(fused)), computed)
+    assert computed[touching(fused, outline)].all()
+
+
+@pytest.mark.parametrize("filter_of", ["uniform", "gaussian"])
+def test_seams_are_invisible_for_a_translation_equivariant_function(filter_of):
+    size = 300 // PLAN.cell_m
+    slide = np.random.default_rng(4).random((3, size, size))
+    radius = PLAN.margin_cells
+
+    def smooth(image: np.ndarray) -> np.ndarray:
+        if filter_of == "uniform":
+            return ndimage.uniform_filter(image, (1, 2 * radius + 1, 2 * radius + 1))
+        return ndimage.gaussian_filter(image, (0, 2, 2), radius=(0, radius, radius))
+
+    white = np.pad(slide, ((0, 0), (100, 100), (100, 100)), constant_values=1.0)
+
+    def score(tile: Tile) -> np.ndarray:
+        y, x = (100 + start // PLAN.cell_m for start in (tile.y_m, tile.x_m))
+        return softmax(40 * smooth(white[:, y : y + PLAN.tile_cells, x : x + PLAN.tile_cells]))
+
+    fused = fuse(box(0, 0, 300, 300), PLAN, score)
+    untiled = softmax(40 * smooth(white))[:, 100:-100, 100:-100]
+    assert_equals(
+        ClassMap(fused.codes[2:-2, 2:-2], fused.probability[2:-2, 2:-2], 0, 0, PLAN.cell_m),
+        untiled,
+        np.ones((size, size), bool),
+    )
+
+
+def test_tiles_of_a_row_may_come_in_any_order():
+    noise = {tile: random_scores(tile) for tile in tiles_of(RING, PLAN)}
+    in_order = fuse(RING, PLAN, noise.__getitem__)
+    shuffled = list(noise)
+    random.Random(3).shuffle(shuffled)
+    shuffled.sort(key=lambda tile: tile.y_m)
+    fuser = Fuser(PLAN, RING, 3)
+    for tile in shuffled:
+        fuser.add(tile, noise[tile])
+    assert_same_bits(fuser.class_map(), in_order)
+
+
+def test_a_buffer_may_be_used_again_after_it_was_added():
+    in_order = fuse(RING, PLAN, random_scores)
+    buffer = np.empty((3, PLAN.tile_cells, PLAN.tile_cells), np.float32)
+
+    def score(tile: Tile) -> np.ndarray:
+        buffer[:] = random_scores(tile)
+        return buffer
+
+    assert_same_bits(fuse(RING, PLAN, score), in_order)
+
+
+def test_overlapping_regions_see_the_same_scores_bit_for_bit():
+    one, other = Point(150, 150).buffer(90), box(120.5, 100.2, 260, 222)
+    both = one.intersection(other)
+    maps = [fuse(outline, PLAN, random_scores) for outline in (one, other)]
+    common = (
+        [m.codes[touching(m, both)] for m in maps],
+        [m.probability[touching(m, both)] for m in maps],
+    )
+    for first, second in common:
+        np.testing.assert_array_equal(first, second)
+
+
+def test_a_map_lies_on_whole_cells_with_a_collar_around_the_region():
+    fused = fuse(box(33.3, 41.7, 60, 70), PLAN, random_scores)
+    assert (fused.x_m, fused.y_m) == (32 - 2 * 2, 40 - 2 * 2)
+    assert fused.codes.shape == (15 + 4, 14 + 4)
+    assert (fused.codes.dtype, fused.probability.dtype) == (np.uint8, np.float32)
+
+
+def test_what_no_tile_saw_has_no_data():
+    far_apart = shapely.union_all([box(0, 0, 20, 20), box(300, 300, 320, 320)])
+    fused = fuse(far_apart, PLAN, random_scores)
+    y, x = cells_of(fused)
+    assert (fused.codes[(x > 140) & (x < 180)] == NODATA).all()
+    assert (fused.probability[fused.codes == NODATA] == 0).all()
+
+
+def test_scores_are_held_for_a_row_of_tiles_not_for_the_region():
+    def peak_beyond_the_map(height: int) -> int:
+        outline = box(0, 0, 200, height)
+        tiles = tiles_of(outline, PLAN)
+        fuser = Fuser(PLAN, outline, 3)
+        tracemalloc.start()
+        for tile in tiles:
+            fuser.add(tile, random_scores(tile))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return peak
+
+    assert peak_beyond_the_map(1600) < 1.2 * peak_beyond_the_map(400)
+
+
+def test_a_tile_of_an_earlier_row_is_refused():
+    fuser = Fuser(PLAN, RING, 3)
+    fuser.add(Tile(0, 32), random_scores(Tile(0, 32)))
+    with pytest.raises(TilingError, match="sort tiles"):
+        fuser.add(Tile(0, 0), random_scores(Tile(0, 0)))
+
+
+def test_scores_of_another_shape_are_refused():
+    with pytest.raises(TilingError, match="shape"):
+        Fuser(PLAN, RING, 4).add(Tile(0, 0), random_scores(Tile(0, 0)))
+
+
+@pytest.mark.parametrize("class_count", [0, 255, 1000])
+def test_a_number_of_classes_the_map_cannot_hold_is_refused(class_count):
+    with pytest.raises(TilingError, match=str(class_count)):
+        Fuser(PLAN, RING, class_count)
+
+
+@pytest.mark.parametrize(("cells", "margin"), [(128, 8), (32, 0), (9, 4), (64, 16)])
+def test_the_window_is_zero_in_the_rim_and_positive_inside(cells, margin):
+    window = blend_window(cells, margin)
+    inside = window[margin : cells - margin, margin : cells - margin]
+    assert (inside > 0).all()
+    assert np.count_nonzero(window) == inside.size
+    assert window.dtype == np.float32
+    np.testing.assert_allclose(window, window.T)
+    np.testing.assert_allclose(window, window[::-1, ::-1], atol=1e-7)
+
+
+def random_scores(tile: Tile) -> np.ndarray:
+    """Return noise that is the same for the same tile."""
+    rng = np.random.default_rng([tile.x_m + 10_000, tile.y_m + 10_000])
+    return softmax(2 * rng.standard_normal((3, PLAN.tile_cells, PLAN.tile_cells)))
+
+
+def assert_same_bits(one: ClassMap, other: ClassMap) -> None:
+    np.testing.assert_array_equal(one.codes, other.codes)
+    np.testing.assert_array_equal(one.probability, other.probability)

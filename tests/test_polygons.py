@@ -1,0 +1,218 @@
+"""Tracing: the objects of a region fill it, share borders, and are valid."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import shapely
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+from shapely.geometry import LineString, Point, Polygon, box
+
+from qupath_bridge.errors import SettingsError
+from qupath_bridge.fusion import NODATA, ClassMap
+from qupath_bridge.polygons import PolygonSettings, TracedObject, trace
+
+MPP = 0.5
+CELL_M = 2  # so a cell is 1 um wide
+SIDE = 48  # cells
+CORNER_M = (100, 60)
+EVERYTHING = PolygonSettings(0, 0, 0)
+CENTRE = Point(CORNER_M[0] + SIDE, CORNER_M[1] + SIDE)
+REGIONS = {
+    "whole cells": box(110, 70, 180, 150),
+    "parts of cells": box(110.3, 70.9, 180.7, 149.1),
+    "disc": CENTRE.buffer(39),
+    "ring": CENTRE.buffer(40).difference(CENTRE.buffer(17.3)),
+    "two parts": shapely.union_all([box(106, 70, 130, 150), CENTRE.buffer(12)]),
+    "touching parts": shapely.MultiPolygon([box(110, 70, 130, 90), box(130, 90, 170, 150)]),
+    "thin": LineString([(107, 67), (150, 120), (181, 70)]).buffer(0.4),
+    "star": Polygon(
+        [
+            (CENTRE.x + r * np.cos(a), CENTRE.y + r * np.sin(a))
+            for a, r in zip(np.linspace(0, 6, 21), [40, 11.3] * 11, strict=False)
+        ]
+    ),
+}
+
+
+def class_map_of(codes: np.ndarray, probability: np.ndarray | float = 0.5) -> ClassMap:
+    values = np.broadcast_to(np.asarray(probability, np.float32), codes.shape)
+    return ClassMap(codes.astype(np.uint8), values, *CORNER_M, CELL_M)
+
+
+def blobs(sigma: float, seed: int, size: int = SIDE, class_count: int = 4) -> np.ndarray:
+    noise = np.random.default_rng(seed).standard_normal((class_count, size, size))
+    return ndimage.gaussian_filter(noise, (0, sigma, sigma)).argmax(axis=0).astype(np.uint8)
+
+
+def outlines(objects: list[TracedObject]) -> np.ndarray:
+    return np.array([o.outline_m for o in objects], dtype=object)
+
+
+def assert_fills(objects: list[TracedObject], region: Polygon, rel: float = 1e-6) -> None:
+    """Assert the objects are valid polygons that tile a region."""
+    shapes = outlines(objects)
+    assert len(shapes)
+    assert shapely.is_valid(shapes).all()
+    assert (shapely.get_type_id(shapes) == shapely.GeometryType.POLYGON).all()
+    union = shapely.union_all(shapes)
+    assert shapely.area(shapes).sum() == pytest.approx(union.area, rel=1e-9)
+    assert union.symmetric_difference(region).area <= rel * region.area
+
+
+@pytest.mark.parametrize("name", REGIONS)
+@pytest.mark.parametrize("chosen", [EVERYTHING, PolygonSettings(20, 10, 1), PolygonSettings()])
+@pytest.mark.parametrize("sigma", [0, 3])
+def test_objects_fill_the_region_without_overlap(name, chosen, sigma):
+    objects = trace(class_map_of(blobs(sigma, 7)), REGIONS[name], MPP, chosen)
+    assert_fills(objects, REGIONS[name], rel=1e-3 if sigma == 0 else 1e-4)
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    points=st.lists(st.tuples(st.floats(106, 190), st.floats(66, 150)), min_size=3, max_size=9),
+    sigma=st.sampled_from([0.0, 1.0, 2.5]),
+    chosen=st.sampled_from([EVERYTHING, PolygonSettings(8, 30, 0.7), PolygonSettings()]),
+)
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_objects_fill_any_region(seed, points, sigma, chosen):
+    drawn = shapely.make_valid(Polygon(points), method="structure")
+    parts = [p for p in shapely.get_parts(drawn) if p.geom_type == "Polygon" and p.area > 1e-3]
+    region = shapely.union_all(parts) if parts else box(*points[0], 155.5, 111.25)
+    if not region.is_valid or region.area < 1e-3:
+        return
+    assert_fills(trace(class_map_of(blobs(sigma, seed)), region, MPP, chosen), region, rel=0.01)
+
+
+@pytest.mark.parametrize("side", [1e-3, 0.1, 1.0, 3.0])
+def test_a_region_smaller_than_a_cell_is_one_object(side):
+    region = box(151.3, 111.4, 151.3 + side, 111.4 + side)
+    objects = trace(class_map_of(blobs(3, 1)), region, MPP, PolygonSettings())
+    assert len(objects) == 1
+    assert_fills(objects, region, rel=1e-9)
+
+
+def test_overlap_of_neighbours_is_nil_and_borders_are_shared():
+    region = REGIONS["ring"]
+    shapes = outlines(trace(class_map_of(blobs(3, 5)), region, MPP, PolygonSettings(20, 10, 1)))
+    one, other = shapely.STRtree(shapes).query(shapes, predicate="intersects")
+    pairs = shapes[one[one < other]], shapes[other[one < other]]
+    assert len(pairs[0])
+    assert shapely.area(shapely.intersection(*pairs)).max() < 1e-9
+
+
+def test_no_object_inside_the_region_is_below_the_smallest():
+    codes = blobs(1.2, 3)
+    inner = box(104, 64, 192, 152)
+    before = trace(class_map_of(codes), inner, MPP, EVERYTHING)
+    after = trace(class_map_of(codes), inner, MPP, PolygonSettings(40, 0, 0))
+    area_um2 = shapely.area(outlines(after)) * MPP**2
+    assert len(after) < len(before)
+    assert area_um2.min() > 0.9 * 40  # a border that is smoothed moves a little
+
+
+def test_a_small_hole_is_filled_and_a_large_one_kept():
+    codes = np.zeros((SIDE, SIDE))
+    codes[10:14, 10:14] = 1
+    codes[25:35, 25:35] = 1
+    region = box(104, 64, 192, 152)
+    objects = trace(class_map_of(codes), region, MPP, PolygonSettings(0, 50, 0))
+    assert [o.code for o in objects] == [0, 1]
+    assert len(objects[0].outline_m.interiors) == 1
+
+
+def test_areas_of_classes_are_those_of_their_cells():
+    codes = blobs(9, 2, size=400)
+    inner = box(104, 64, 100 + 800 - 4, 60 + 800 - 4)
+    objects = trace(class_map_of(codes), inner, MPP, PolygonSettings(0, 0, 1))
+    areas = np.bincount([o.code for o in objects], shapely.area(outlines(objects)))
+    cells = np.bincount(codes[2:-2, 2:-2].ravel()) * CELL_M**2
+    np.testing.assert_allclose(areas, cells, rtol=0.005)
+
+
+def test_the_region_cuts_exactly_whatever_the_cells():
+    codes = np.zeros((SIDE, SIDE))
+    codes[:, SIDE // 2 :] = 1
+    region = Polygon([(111.1, 71.2), (188.3, 93.4), (120.5, 147.6)])
+    objects = trace(class_map_of(codes), region, MPP, PolygonSettings())
+    border = CORNER_M[0] + SIDE
+    left, right = box(0, 0, border, 999), box(border, 0, 999, 999)
+    for found, half in zip(objects, (left, right), strict=True):
+        assert found.outline_m.symmetric_difference(region.intersection(half)).area < 1e-6
+
+
+def test_cells_whose_middle_is_outside_have_no_say():
+    codes = np.ones((SIDE, SIDE))
+    codes[:8] = 2  # ends 0.8 px into the region, less than half a cell
+    region = box(120, 60 + 16 - 0.8, 160, 130)
+    objects = trace(class_map_of(codes), region, MPP, EVERYTHING)
+    assert [o.code for o in objects] == [1]
+
+
+def test_the_same_part_of_two_regions_has_the_same_classes():
+    class_map = class_map_of(blobs(4, 8))
+    one, other = box(104, 64, 170, 150), box(125.5, 80.5, 192, 152)
+    both = one.intersection(other)
+    found = [trace(class_map, region, MPP, PolygonSettings(0, 0, 0)) for region in (one, other)]
+    for code in range(4):
+        first, second = (
+            shapely.union_all([o.outline_m for o in objects if o.code == code]).intersection(both)
+            for objects in found
+        )
+        assert first.symmetric_difference(second).area < 0.01 * both.area
+
+
+def test_the_probability_is_the_mean_over_the_object():
+    codes = np.zeros((SIDE, SIDE))
+    codes[:, SIDE // 2 :] = 1
+    probability = np.where(codes == 1, 0.9, 0.6)
+    probability[:, -12:] = 0.8
+    region = box(104, 64, 100 + 2 * (SIDE - 2), 150)
+    objects = trace(class_map_of(codes, probability), region, MPP, PolygonSettings())
+    assert [o.probability for o in objects] == pytest.approx([0.6, (12 * 0.9 + 10 * 0.8) / 22])
+
+
+def test_absorbed_cells_do_not_count_in_the_probability():
+    codes = np.zeros((SIDE, SIDE))
+    codes[20:23, 20:23] = 1
+    probability = np.where(codes == 1, 0.99, 0.5)
+    (found,) = trace(
+        class_map_of(codes, probability), box(104, 64, 190, 150), MPP, PolygonSettings()
+    )
+    assert found.probability == pytest.approx(0.5)
+
+
+def test_an_object_without_a_middle_of_a_cell_has_the_probability_of_its_place():
+    probability = np.linspace(0.3, 0.9, SIDE)[:, None] * np.ones(SIDE)
+    region = box(151.3, 110.2, 151.4, 110.3)
+    (found,) = trace(class_map_of(blobs(3, 1), probability), region, MPP, PolygonSettings())
+    assert found.probability == pytest.approx(probability[25, 0], abs=1e-6)
+
+
+def test_objects_come_by_class_then_from_the_top_left():
+    objects = trace(class_map_of(blobs(2, 4)), REGIONS["disc"], MPP, EVERYTHING)
+    places = [(o.code, o.outline_m.bounds[1], o.outline_m.bounds[0]) for o in objects]
+    assert places == sorted(places)
+
+
+def test_tracing_again_gives_the_very_same():
+    once, again = (
+        trace(class_map_of(blobs(2, 4)), REGIONS["star"], MPP, PolygonSettings()) for _ in range(2)
+    )
+    assert [(o.code, o.outline_m.wkb, o.probability) for o in once] == [
+        (o.code, o.outline_m.wkb, o.probability) for o in again
+    ]
+
+
+def test_where_nothing_was_computed_nothing_is_found():
+    empty = np.full((SIDE, SIDE), NODATA)
+    assert trace(class_map_of(empty), REGIONS["disc"], MPP, PolygonSettings()) == []
+
+
+@pytest.mark.parametrize("name", ["min_object_um2", "min_hole_um2", "simplify_um"])
+@pytest.mark.parametrize("value", [-1.0, float("nan")])
+def test_negative_limits_are_refused(name, value):
+    with pytest.raises(SettingsError, match=name):
+        PolygonSettings(**{name: value})
