@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -45,7 +48,7 @@ class CachedFeatures:
     """Features of labelled tiles, computed once, float16 in memory."""
 
     def __init__(self, extractor: FeatureExtractor, tiles: Sequence[LabelledTile]) -> None:
-        self._blocks: list[list[Tensor]] = []
+        self._blocks: list[Sequence[Tensor]] = []
         progress = Progress("features", len(tiles))
         with torch.inference_mode():
             for index, tile in enumerate(tiles):
@@ -53,6 +56,21 @@ class CachedFeatures:
                 features = extractor(pixels, [tile.origin_m])
                 self._blocks.append([f[0].half() for f in features])
                 progress.tell(index, 0.0)
+
+    def save(self, path: Path) -> None:
+        """Write the features to a file that `load` reads."""
+        count = range(len(self._blocks[0]))
+        save_file(
+            {str(i): torch.stack([blocks[i] for blocks in self._blocks]) for i in count}, path
+        )
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Return the features in a file that `save` wrote."""
+        stacked = load_file(path)
+        features = cls.__new__(cls)
+        features._blocks = list(zip(*(stacked[str(i)] for i in range(len(stacked))), strict=True))
+        return features
 
     def __len__(self) -> int:
         return len(self._blocks)
@@ -111,7 +129,9 @@ def train_head(
     progress = Progress("head", settings.steps)
     picks = _picks(len(features), settings)
     for step, indices in zip(range(settings.steps), picks, strict=False):
-        logits = head(features.batch(indices))
+        batch = features.batch(indices)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits = head(batch).float()
         truth = torch.from_numpy(np.stack([codes[i] for i in indices]))
         shares, weight = soft_targets(truth, classes, truth.shape[-1] // logits.shape[-1])
         loss = segmentation_loss(logits, shares, weight, weights)

@@ -86,7 +86,7 @@ SIZES = {
         Budget(400, 64, 128, 1e-3),
         (Budget(1200, 32, 128, 1e-3), Budget(200, 12, 256, 3e-4)),
         7,
-        HeadTraining(steps=900, batch=16),
+        HeadTraining(steps=600, batch=16),
     ),
 }
 
@@ -235,7 +235,7 @@ def _run(function: Callable[..., object], *arguments: object) -> None:
 
 
 def train_heads(
-    size: Size, slides: list[DemoSlide], tiles: Path, extractor: FeatureExtractor
+    size: Size, slides: list[DemoSlide], tiles: Path, extractor: FeatureExtractor, work: Path
 ) -> dict[str, tuple[Head, HeadCard]]:
     """Return the heads and their cards, trained on drawn slides and weakly labelled tiles."""
     drawn = demo_tiles(slides, size.tiles_per_slide, "tissue")
@@ -247,7 +247,10 @@ def train_heads(
         else np.full_like(t.codes, IGNORED)
         for t in weak
     ]
-    features = CachedFeatures(extractor, [*drawn, *weak])
+    cache = work / "features.safetensors"
+    if not cache.exists():
+        CachedFeatures(extractor, [*drawn, *weak]).save(cache)
+    features = CachedFeatures.load(cache)
     tissue_codes = [t.codes for t in (*drawn, *weak)]
     tissue = train_head(features, tissue_codes, len(TISSUE), size.head)
     gland = train_head(features, [*glands, *weak_glands], len(GLANDS), size.head)
@@ -346,7 +349,7 @@ def build(size: Size, arguments: argparse.Namespace) -> None:
     backbone = train_backbone(size, Mixture(real), Mixture(drawn + real), arguments.work)
     save_backbone(arguments.work / "model", backbone)
     extractor = FeatureExtractor(backbone, TIMESTEP, UP_BLOCKS, NOISE_SEED).eval()
-    heads = train_heads(size, slides, arguments.tiles, extractor)
+    heads = train_heads(size, slides, arguments.tiles, extractor, arguments.work)
     for name, (head, _) in heads.items():
         save_head(arguments.work / "model", name, head)
     seal(arguments.work / "model", card_of(arguments.size, size, heads))

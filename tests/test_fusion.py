@@ -160,7 +160,7 @@ def test_a_map_lies_on_whole_cells_with_a_collar_around_the_region():
 def test_what_no_tile_saw_has_no_data():
     far_apart = shapely.union_all([box(0, 0, 20, 20), box(300, 300, 320, 320)])
     fused = fuse(far_apart, PLAN, random_scores)
-    y, x = cells_of(fused)
+    _, x = cells_of(fused)
     assert (fused.codes[(x > 140) & (x < 180)] == NODATA).all()
     assert (fused.probability[fused.codes == NODATA] == 0).all()
 

@@ -46,6 +46,16 @@ def test_outlines_cover_the_data_without_gaps_or_overlaps(tolerance, codes):
     assert_coverage(codes, *outline_cells(codes, tolerance))
 
 
+@given(codes=maps)
+@quickly
+def test_the_middle_of_every_cell_lies_in_an_outline_of_its_class(codes):
+    polygons, polygon_codes = outline_cells(codes, 0)
+    y, x = np.nonzero(codes != NODATA)
+    cell, polygon = shapely.STRtree(polygons).query(shapely.points(x + 0.5, y + 0.5), "within")
+    np.testing.assert_array_equal(cell, np.arange(len(x)))
+    np.testing.assert_array_equal(polygon_codes[polygon], codes[y, x])
+
+
 @pytest.mark.parametrize("tolerance", [0, 1])
 @pytest.mark.parametrize(
     "codes",

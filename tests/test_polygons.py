@@ -86,6 +86,18 @@ def test_objects_fill_any_region(seed, points, sigma, chosen):
     assert_fills(trace(class_map_of(blobs(sigma, seed)), region, MPP, chosen), region, rel=0.01)
 
 
+@pytest.mark.parametrize("name", ["parts of cells", "ring", "star"])
+def test_the_middle_of_every_cell_lies_in_an_object_of_its_class(name):
+    codes = blobs(0, 11)
+    objects = trace(class_map_of(codes), REGIONS[name], MPP, EVERYTHING)
+    y, x = np.indices(codes.shape) + 0.5
+    middles = shapely.points(CORNER_M[0] + x * CELL_M, CORNER_M[1] + y * CELL_M)
+    inside = shapely.contains(REGIONS[name], middles)
+    cell, found = shapely.STRtree(outlines(objects)).query(middles[inside], "within")
+    np.testing.assert_array_equal(cell, np.arange(inside.sum()))
+    np.testing.assert_array_equal([objects[i].code for i in found], codes[inside])
+
+
 @pytest.mark.parametrize("side", [1e-3, 0.1, 1.0, 3.0])
 def test_a_region_smaller_than_a_cell_is_one_object(side):
     region = box(151.3, 111.4, 151.3 + side, 111.4 + side)
