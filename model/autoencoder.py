@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from diffusers import AutoencoderKL, VQModel
 from torch import Tensor, nn
 
-AUTOENCODERS: dict[str, type] = {"AutoencoderKL": AutoencoderKL, "VQModel": VQModel}
+AUTOENCODERS: dict[str, Any] = {"AutoencoderKL": AutoencoderKL, "VQModel": VQModel}
 
 
 def to_signed(tiles: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ class Head(nn.Module):
 
     def __init__(self, feature_channels: Sequence[int], classes: int, width: int) -> None:
         super().__init__()
+        self.feature_channels, self.width = tuple(feature_channels), width
         self.norms = nn.ModuleList(nn.BatchNorm2d(c, affine=False) for c in feature_channels)
         self.projections = nn.ModuleList(nn.Conv2d(c, width, 1) for c in feature_channels)
         self.context = nn.Sequential(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -61,7 +62,7 @@ def noise_field(
     return out
 
 
-def _mix(value: np.ndarray | np.uint64) -> np.ndarray:
+def _mix(value: Any) -> Any:
     """Return uint64 scrambled; the finaliser of SplitMix64 (Steele et al. 2014)."""
     with np.errstate(over="ignore"):
         value = np.asarray(value, np.uint64) + _GOLDEN

@@ -121,8 +121,7 @@ def sha256_of(path: Path) -> str:
 
 def head_card_of(head: Head, card: HeadCard) -> HeadCard:
     """Return a head's card with the network's own shape in it."""
-    channels = tuple(projection.in_channels for projection in head.projections)
-    return replace(card, feature_channels=channels, width=head.projections[0].out_channels)
+    return replace(card, feature_channels=head.feature_channels, width=head.width)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -33,7 +33,7 @@ class PolygonSettings:
     """
 
     min_object_um2: float = 200.0
-    min_hole_um2: float = 100.0
+    min_hole_um2: float = 500.0
     simplify_um: float = 1.0
 
     def __post_init__(self) -> None:

@@ -39,7 +39,7 @@ class RunSettings:
     restart: bool = False
     overlap: float = 0.5
     min_object_um2: float = 200.0
-    min_hole_um2: float = 100.0
+    min_hole_um2: float = 500.0
     simplify_um: float = 1.0
 
     def __post_init__(self) -> None:
@@ -100,7 +100,7 @@ def _from_environment() -> dict[str, Any]:
 
 def _converted(name: str, value: Any, source: str) -> Any:
     """Return a value from a file or the environment as its field's type."""
-    defaults = {field.name: field.default for field in fields(RunSettings)}
+    defaults: dict[str, Any] = {field.name: field.default for field in fields(RunSettings)}
     if name not in defaults:
         raise SettingsError(f"{source}: unknown setting {name!r}; known: {', '.join(defaults)}")
     default = defaults[name]

@@ -127,7 +127,7 @@ class Scope:
     """What one run does anew in an image, and which annotations the image has."""
 
     heads: Sequence[str]
-    region_ids: Collection[str]
+    region_ids: Sequence[str]
     present_region_ids: Collection[str]
 
     def kept_detections(self, earlier: Iterable[Detection]) -> list[Detection]:

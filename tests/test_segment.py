@@ -89,7 +89,7 @@ def test_seams_are_invisible_whatever_the_overlap(tmp_path):
     coarse = rng.integers(0, 3, (30, 40)).repeat(25, 0).repeat(25, 1)
     path = write(tmp_path / "patches.tif", COLORS[coarse].astype(np.uint8))
     outline = box(3, 5, 990, 741)
-    wanted = {n: None for n in ("Tumor", "Stroma")}
+    wanted = dict.fromkeys(("Tumor", "Stroma"))
     for overlap in (0.0, 0.3, 0.5, 0.75):
         with open_slide(path, mpp=Mpp(0.5, 0.5)) as slide:
             detections = engine_of(overlap=overlap).segment(
