@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from transformers import ViTConfig, ViTModel
 
 from model.autoencoder import AUTOENCODERS, Autoencoder
-from model.card import HeadCard, ModelCard, write_card
+from model.card import ModelCard, write_card
 from model.encoder import Conditioner, Encoder
 from model.errors import ModelError
 from model.features import Backbone
@@ -117,11 +117,6 @@ def sha256_of(path: Path) -> str:
     """Return a file's sha256 as hex digits."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def head_card_of(head: Head, card: HeadCard) -> HeadCard:
-    """Return a head's card with the network's own shape in it."""
-    return replace(card, feature_channels=head.feature_channels, width=head.width)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

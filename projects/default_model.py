@@ -13,16 +13,26 @@ import datetime
 import shutil
 import sys
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from default_data import (
+    FIRST_HELD_OUT_SEED,
+    FIRST_SEED,
+    TILE_M,
+    Mixture,
+    demo_tiles,
+    drawn_slides,
+    gland_codes,
+    nct_tiles,
+    read_images,
+)
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from PIL import Image
 from torch import nn
+from torch.nn import functional as F
 from transformers import ViTConfig, ViTModel
 
 from model.autoencoder import Autoencoder
@@ -32,15 +42,13 @@ from model.features import Backbone, FeatureExtractor
 from model.head import Head
 from model.pretrain import Budget, train_autoencoder, train_denoiser, train_encoder
 from model.schedule import NoiseSchedule
-from model.train import IGNORED, CachedFeatures, HeadTraining, LabelledTile, train_head
-from model.weights import head_card_of, save_backbone, save_head, seal
-from qupath_bridge.demo.drawing import DemoSlide, draw_slide
+from model.train import CachedFeatures, HeadTraining, train_head
+from model.weights import save_backbone, save_head, seal
+from qupath_bridge.demo.drawing import DemoSlide
 
-TILE_M = 256
 TIMESTEP = 50
 UP_BLOCKS = (0, 1, 2)
 NOISE_SEED = 2504
-FIRST_SEED = 1_000_000  # far from the seeds that people give the demo
 
 TISSUE = (
     HeadClass("Background", (255, 255, 255), detections=False),
@@ -54,9 +62,11 @@ GLANDS = (
     HeadClass("Background", (255, 255, 255), detections=False),
     HeadClass("Gland", (0, 120, 200)),
 )
-# NCT-CRC-HE-100K labels whole tiles; ADI and MUC have no counterpart among the tissue classes.
-NCT_TISSUE = {"BACK": 0, "TUM": 1, "STR": 2, "MUS": 2, "LYM": 3, "DEB": 4, "NORM": 5}
-NCT_NOT_GLAND = ("ADI", "BACK", "DEB", "LYM", "MUS", "STR")
+HEADS = {"tissue": TISSUE, "glands": GLANDS}
+DESCRIPTIONS = {
+    "tissue": "Tissue; a normal gland, lumen included, is Other. Scores: Dice, drawn slides.",
+    "glands": "Normal glands, lumen included. Scores: Dice, drawn slides.",
+}
 
 
 @dataclass(frozen=True)
@@ -64,6 +74,7 @@ class Size:
     """How much work goes into each stage."""
 
     demo_slides: int
+    held_out_slides: int
     autoencoder: Budget
     encoder: Budget
     denoiser: tuple[Budget, ...]
@@ -74,6 +85,7 @@ class Size:
 SIZES = {
     "tiny": Size(
         4,
+        1,
         Budget(3, 4, 64, 1e-3),
         Budget(3, 8, 64, 1e-3),
         (Budget(3, 4, 64, 1e-3),),
@@ -82,6 +94,7 @@ SIZES = {
     ),
     "small": Size(
         160,
+        24,
         Budget(900, 16, 96, 2e-3),
         Budget(400, 64, 128, 1e-3),
         (Budget(1200, 32, 128, 1e-3), Budget(200, 12, 256, 3e-4)),
@@ -89,71 +102,6 @@ SIZES = {
         HeadTraining(steps=600, batch=16),
     ),
 }
-
-
-class Mixture:
-    """Patches from several groups of images, each group with its share."""
-
-    def __init__(self, groups: list[tuple[float, list[np.ndarray]]]) -> None:
-        shares = np.array([share for share, _ in groups])
-        self._shares = shares / shares.sum()
-        self._groups = [images for _, images in groups]
-
-    def sample(self, rng: np.random.Generator, count: int, side_m: int) -> np.ndarray:
-        """Return patches, uint8 [count, side_m, side_m, 3], turned and mirrored at random."""
-        out = np.empty((count, side_m, side_m, 3), np.uint8)
-        for patch in out:
-            images = self._groups[rng.choice(len(self._groups), p=self._shares)]
-            image = _at_least(images[rng.integers(len(images))], side_m)
-            y, x = (rng.integers(n - side_m + 1) for n in image.shape[:2])
-            crop = np.rot90(image[y : y + side_m, x : x + side_m], rng.integers(4))
-            patch[:] = crop[:, ::-1] if rng.integers(2) else crop
-        return out
-
-
-def _at_least(image: np.ndarray, side_m: int) -> np.ndarray:
-    short = [max(0, side_m - n) for n in image.shape[:2]]
-    if not any(short):
-        return image
-    return np.pad(image, ((0, short[0]), (0, short[1]), (0, 0)), mode="reflect")
-
-
-def read_images(folder: Path, mpp: float) -> list[np.ndarray]:
-    """Return all pictures of a folder at 0.5 um/px, uint8 [H, W, 3]."""
-    images = []
-    for path in sorted(p for p in folder.iterdir() if p.suffix in (".jpg", ".png", ".tif")):
-        with Image.open(path) as picture:
-            size = [round(side * mpp / 0.5) for side in picture.size]
-            rgb = picture.convert("RGB")
-            images.append(np.asarray(rgb.resize(size, Image.Resampling.BOX)))
-    return images
-
-
-def nct_tiles(folder: Path, codes_of: Callable[[str], int | None]) -> list[LabelledTile]:
-    """Return weakly labelled tiles: a tile's class on all of it but white holes and the rim."""
-    tiles = []
-    for kind in sorted(p.name for p in folder.iterdir() if p.is_dir()):
-        code = codes_of(kind)
-        for image in read_images(folder / kind, 0.5) if code is not None else ():
-            padded = _at_least(image, TILE_M)
-            codes = np.full(padded.shape[:2], IGNORED, np.uint8)
-            codes[: image.shape[0], : image.shape[1]] = code
-            if kind != "BACK":
-                codes[padded.min(axis=2) > 215] = IGNORED
-            tiles.append(LabelledTile(padded, codes))
-    return tiles
-
-
-def demo_tiles(slides: list[DemoSlide], per_slide: int, plane: str) -> list[LabelledTile]:
-    """Return crops of drawn slides with their exact truth, `plane` "tissue" or "glands"."""
-    rng = np.random.default_rng(11)
-    tiles = []
-    for slide in slides:
-        for _ in range(per_slide):
-            y, x = (int(rng.integers(n - TILE_M + 1)) // 4 * 4 for n in slide.pixels.shape[:2])
-            box = np.s_[y : y + TILE_M, x : x + TILE_M]
-            tiles.append(LabelledTile(slide.pixels[box], getattr(slide, plane)[box], (x, y)))
-    return tiles
 
 
 def new_autoencoder() -> AutoencoderKL:
@@ -236,38 +184,56 @@ def _run(function: Callable[..., object], *arguments: object) -> None:
 
 def train_heads(
     size: Size, slides: list[DemoSlide], tiles: Path, extractor: FeatureExtractor, work: Path
-) -> dict[str, tuple[Head, HeadCard]]:
-    """Return the heads and their cards, trained on drawn slides and weakly labelled tiles."""
-    drawn = demo_tiles(slides, size.tiles_per_slide, "tissue")
-    glands = [t.codes for t in demo_tiles(slides, size.tiles_per_slide, "glands")]
-    weak = nct_tiles(tiles / "nct_crc", NCT_TISSUE.get)
-    weak_glands = [
-        np.where(t.codes == IGNORED, IGNORED, 0).astype(np.uint8)
-        if kind_is_not_gland(t)
-        else np.full_like(t.codes, IGNORED)
-        for t in weak
-    ]
+) -> dict[str, Head]:
+    """Return the heads, trained on drawn slides and weakly labelled tiles."""
+    drawn = demo_tiles(slides, size.tiles_per_slide)
+    weak = nct_tiles(tiles / "nct_crc")
     cache = work / "features.safetensors"
     if not cache.exists():
-        CachedFeatures(extractor, [*drawn, *weak]).save(cache)
-    features = CachedFeatures.load(cache)
-    tissue_codes = [t.codes for t in (*drawn, *weak)]
-    tissue = train_head(features, tissue_codes, len(TISSUE), size.head)
-    gland = train_head(features, [*glands, *weak_glands], len(GLANDS), size.head)
-    return {
-        "tissue": (tissue, HeadCard(TISSUE, (), 0, "tissue classes")),
-        "glands": (gland, HeadCard(GLANDS, (), 0, "normal glands, lumen included")),
+        CachedFeatures(extractor, [tile for tile, _ in drawn] + weak).save(cache)
+    codes = {
+        "tissue": [tile.codes for tile, _ in drawn] + [tile.codes for tile in weak],
+        "glands": [glands for _, glands in drawn] + [gland_codes(tile) for tile in weak],
     }
+    channels = extractor.backbone.feature_channels(UP_BLOCKS)
+    heads = {}
+    for name, classes in HEADS.items():
+        heads[name] = Head(channels, len(classes), size.head.width)
+
+        def train(name: str = name) -> None:
+            features = CachedFeatures.load(cache)
+            trained = train_head(features, codes[name], len(HEADS[name]), size.head)
+            heads[name].load_state_dict(trained.state_dict())
+
+        stage(work, f"head-{name}", heads[name], train)
+    return heads
 
 
-def kind_is_not_gland(tile: LabelledTile) -> bool:
-    """Return whether a weakly labelled tile is of a tissue class in which no gland lies."""
-    codes = tile.codes[tile.codes != IGNORED]
-    allowed = {NCT_TISSUE[k] for k in NCT_NOT_GLAND if k in NCT_TISSUE}
-    return codes.size > 0 and int(codes[0]) in allowed
+def scores_of(
+    extractor: FeatureExtractor, heads: dict[str, Head], slides: list[DemoSlide]
+) -> dict[str, dict[str, float]]:
+    """Return each head's Dice per class, pooled over slides drawn for this alone."""
+    counts = {name: np.zeros((len(HEADS[name]),) * 2, np.int64) for name in heads}
+    for tile, glands in demo_tiles(slides, per_slide=2):
+        with torch.inference_mode():
+            features = extractor(torch.from_numpy(tile.pixels)[None], [tile.origin_m])
+            for name, truth in (("tissue", tile.codes), ("glands", glands)):
+                logits = heads[name](features)
+                found = F.interpolate(logits, size=truth.shape, mode="bilinear").argmax(dim=1)[0]
+                np.add.at(counts[name], (truth, found.numpy()), 1)
+    return {name: _dice(counts[name], HEADS[name]) for name in heads}
 
 
-def card_of(size_name: str, size: Size, heads: dict[str, tuple[Head, HeadCard]]) -> ModelCard:
+def _dice(counts: np.ndarray, classes: tuple[HeadClass, ...]) -> dict[str, float]:
+    """Return Dice per class from pixel counts [truth, found]."""
+    either = counts.sum(axis=0) + counts.sum(axis=1)
+    dice = 2 * counts.diagonal() / np.maximum(either, 1)
+    return {kind.name: round(float(value), 3) for kind, value in zip(classes, dice, strict=True)}
+
+
+def card_of(
+    size_name: str, size: Size, heads: dict[str, Head], scores: dict[str, dict[str, float]]
+) -> ModelCard:
     return ModelCard(
         name="default",
         version="0.1.0",
@@ -288,7 +254,12 @@ def card_of(size_name: str, size: Size, heads: dict[str, tuple[Head, HeadCard]])
         up_blocks=UP_BLOCKS,
         noise_seed=NOISE_SEED,
         schedule={"beta_start": 0.0015, "beta_end": 0.0195, "timesteps": 1000},
-        heads={name: head_card_of(head, card) for name, (head, card) in heads.items()},
+        heads={
+            name: HeadCard(
+                HEADS[name], head.feature_channels, head.width, DESCRIPTIONS[name], scores[name]
+            )
+            for name, head in heads.items()
+        },
         files={},
         training={
             "recipe": f"projects/default_model.py --size {size_name}",
@@ -315,47 +286,29 @@ def main() -> None:
     build(SIZES[arguments.size], arguments)
 
 
-def drawn_slides(count: int, work: Path) -> list[DemoSlide]:
-    """Return drawn slides of 768 px, kept in the work folder."""
-    with ProcessPoolExecutor(2) as pool:
-        seeds = range(FIRST_SEED, FIRST_SEED + count)
-        return list(pool.map(partial(_drawn_slide, work=work), seeds))
-
-
-def _drawn_slide(seed: int, work: Path) -> DemoSlide:
-    path = work / f"slide-{seed}.npz"
-    if not path.exists():
-        slide = draw_slide(seed, 768, 768)
-        planes = {"pixels": slide.pixels, "tissue": slide.tissue, "glands": slide.glands}
-        np.savez(path.with_suffix(".part.npz"), **planes)
-        path.with_suffix(".part.npz").replace(path)
-    with np.load(path) as planes:
-        return DemoSlide(**planes)
-
-
 def build(size: Size, arguments: argparse.Namespace) -> None:
-    slides = drawn_slides(size.demo_slides, arguments.work)
-    nct = [
-        image
-        for kind in sorted((arguments.tiles / "nct_crc").iterdir())
-        for image in read_images(kind, 0.5)
-    ]
+    """Train what the work folder does not hold yet, and put the model together."""
+    work, tiles = arguments.work, arguments.tiles
+    slides = drawn_slides(FIRST_SEED, size.demo_slides, work)
+    kinds = sorted(folder for folder in (tiles / "nct_crc").iterdir() if folder.is_dir())
     real = [
-        (0.25, read_images(arguments.tiles / "tcga_coad", 0.5)),
-        (0.15, read_images(arguments.tiles / "tnbc", 0.25)),
-        (0.15, nct),
+        (0.25, read_images(tiles / "tcga_coad", 0.5)),
+        (0.15, read_images(tiles / "tnbc", 0.25)),
+        (0.15, [image for kind in kinds for image in read_images(kind, 0.5)]),
     ]
     drawn = [(0.45, [slide.pixels for slide in slides])]
-    backbone = train_backbone(size, Mixture(real), Mixture(drawn + real), arguments.work)
-    save_backbone(arguments.work / "model", backbone)
+    backbone = train_backbone(size, Mixture(real), Mixture(drawn + real), work)
     extractor = FeatureExtractor(backbone, TIMESTEP, UP_BLOCKS, NOISE_SEED).eval()
-    heads = train_heads(size, slides, arguments.tiles, extractor, arguments.work)
-    for name, (head, _) in heads.items():
-        save_head(arguments.work / "model", name, head)
-    seal(arguments.work / "model", card_of(arguments.size, size, heads))
+    heads = train_heads(size, slides, tiles, extractor, work)
+    held_out = drawn_slides(FIRST_HELD_OUT_SEED, size.held_out_slides, work)
+    scores = scores_of(extractor, heads, held_out)
+    save_backbone(work / "model", backbone)
+    for name, head in heads.items():
+        save_head(work / "model", name, head)
+    seal(work / "model", card_of(arguments.size, size, heads, scores))
     shutil.rmtree(arguments.out, ignore_errors=True)
-    shutil.copytree(arguments.work / "model", arguments.out)
-    print(f"wrote {arguments.out}", file=sys.stderr)
+    shutil.copytree(work / "model", arguments.out)
+    print(f"wrote {arguments.out}; held-out Dice: {scores}", file=sys.stderr)
 
 
 if __name__ == "__main__":
