@@ -227,7 +227,7 @@ def test_an_imagej_tiff_tells_its_pixel_size(tmp_path: Path) -> None:
 )
 def test_an_impossible_pixel_size_is_named(tmp_path: Path, mpp: Mpp, said: str) -> None:
     Image.fromarray(picture()).save(tmp_path / "a.png")
-    what = rf"a\.png.*{said} um.*pass --mpp"
+    what = rf"a\.png.*{said} um.*set it in QuPath"
     with open_slide(tmp_path / "a.png", mpp) as slide, pytest.raises(PixelSizeError, match=what):
         _ = slide.mpp
 
