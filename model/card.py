@@ -12,7 +12,7 @@ from typing import Any
 
 from model.errors import ModelError
 
-CARD_FORMAT = 1
+CARD_FORMAT = 2
 CARD_FILE = "card.json"
 DEFAULT_MODEL = Path(__file__).parent / "default"
 HOME_VARIABLE = "QUPATH_PATHSEGDIFF_HOME"
@@ -31,14 +31,39 @@ class HeadClass:
 
 
 @dataclass(frozen=True)
+class FeatureSpec:
+    """What of the frozen model is a feature; the same for every head of a model.
+
+    timesteps: each 0..T-1, one pass of the U-Net per timestep. joined: features of several
+    timesteps side by side as channels; else their mean. up_blocks: the tapped decoder blocks of
+    the U-Net; none leaves the U-Net out. conditioned: whether the encoder's embedding goes into
+    the cross-attention; else zeros. stem: settings of the pixel stem (ours, not the paper's),
+    None for none. noise_seed: seed of the noise field.
+    """
+
+    timesteps: tuple[int, ...] = (50,)
+    up_blocks: tuple[int, ...] = (1, 2, 3)
+    joined: bool = False
+    conditioned: bool = True
+    stem: Mapping[str, Any] | None = None
+    noise_seed: int = 2504
+
+
+@dataclass(frozen=True)
 class HeadCard:
-    """One head: its classes in channel order and the shape of its network."""
+    """One head: its classes in channel order and the shape of its network.
+
+    backbone: the `ModelCard.backbone` that the head was trained on. training: data, pixels per
+    class, split, settings, date. scores: what was measured on what was held out.
+    """
 
     classes: tuple[HeadClass, ...]
     feature_channels: tuple[int, ...]
     width: int
     description: str = ""
     scores: Mapping[str, Any] = field(default_factory=dict)
+    backbone: str = ""
+    training: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -46,9 +71,8 @@ class ModelCard:
     """What a model is, needs and gives.
 
     mpp: um per model pixel. tile_m, margin_m: side of a patch and of the rim whose scores are
-    not used, model pixels. cell_m: model pixels per side of a score cell. timestep: 0..T-1.
-    up_blocks: the tapped decoder blocks of the U-Net. noise_seed: seed of the noise field.
-    files: path relative to the folder -> sha256.
+    not used, model pixels. cell_m: model pixels per side of a score cell. files: path relative
+    to the folder -> sha256. sources: the same of the files that a model was imported from.
     """
 
     name: str
@@ -60,14 +84,21 @@ class ModelCard:
     tile_m: int
     margin_m: int
     cell_m: int
-    timestep: int
-    up_blocks: tuple[int, ...]
-    noise_seed: int
+    features: FeatureSpec
     schedule: Mapping[str, Any]
     heads: Mapping[str, HeadCard]
     files: Mapping[str, str]
     training: Mapping[str, Any] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict)
     format: int = CARD_FORMAT
+
+    @property
+    def backbone(self) -> str:
+        """Return a hex digest of all that features depend on: weights, schedule, choice."""
+        files = {k: v for k, v in self.files.items() if not k.startswith("heads/")}
+        parts = [files, asdict(self.features), dict(self.schedule), self.mpp]
+        text = json.dumps(parts, sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     @property
     def fingerprint(self) -> str:
@@ -81,6 +112,10 @@ class ModelCard:
         Raises:
             ModelError: the model has no such head.
         """
+        if not self.heads:
+            raise ModelError(
+                f"model {self.name} has no heads yet; train one: qupath-pathsegdiff train --help"
+            )
         unknown = [name for name in names or () if name not in self.heads]
         if unknown:
             raise ModelError(
@@ -154,14 +189,17 @@ def write_card(folder: Path, card: ModelCard) -> None:
 
 def _card_of(raw: dict[str, Any]) -> ModelCard:
     fields = dict(raw)
-    fields["up_blocks"] = tuple(int(block) for block in fields["up_blocks"])
+    fields["features"] = _features_of(fields["features"])
     fields["heads"] = {name: _head_of(head) for name, head in fields["heads"].items()}
-    if not fields["heads"]:
-        raise ValueError("it has no heads")
     card = ModelCard(**fields)
     if not (card.mpp > 0 and 0 < card.cell_m <= card.tile_m and 2 * card.margin_m < card.tile_m):
         raise ValueError("mpp, tile_m, margin_m or cell_m out of range")
     return card
+
+
+def _features_of(raw: dict[str, Any]) -> FeatureSpec:
+    timesteps, up_blocks = (tuple(map(int, raw[key])) for key in ("timesteps", "up_blocks"))
+    return FeatureSpec(**(raw | {"timesteps": timesteps, "up_blocks": up_blocks}))
 
 
 def _head_of(raw: dict[str, Any]) -> HeadCard:
@@ -174,4 +212,6 @@ def _head_of(raw: dict[str, Any]) -> HeadCard:
         width=raw["width"],
         description=raw.get("description", ""),
         scores=raw.get("scores", {}),
+        backbone=raw.get("backbone", ""),
+        training=raw.get("training", {}),
     )

@@ -10,6 +10,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from model.autoencoder import Autoencoder, to_signed
+from model.card import FeatureSpec
 from model.encoder import Conditioner, Encoder
 from model.schedule import NoiseSchedule, noise_field
 
@@ -35,23 +36,25 @@ class Backbone(nn.Module):
         self.unet = unet
         self.schedule = schedule
 
-    def feature_channels(self, up_blocks: Sequence[int]) -> tuple[int, ...]:
-        """Return how many channels each tapped block gives."""
+    def feature_channels(self, spec: FeatureSpec) -> tuple[int, ...]:
+        """Return how many channels each map of features has."""
         widths = list(reversed(self.unet.config.block_out_channels))
-        return tuple(widths[block] for block in up_blocks)
+        times = len(spec.timesteps) if spec.joined else 1
+        return tuple(times * widths[block] for block in spec.up_blocks)
 
 
 class FeatureExtractor(nn.Module):
-    """Features of image patches: what the U-Net's decoder knows of them at one timestep."""
+    """Features of image patches: what the U-Net's decoder knows of them at the timesteps."""
 
-    def __init__(
-        self, backbone: Backbone, timestep: int, up_blocks: Sequence[int], noise_seed: int
-    ) -> None:
+    def __init__(self, backbone: Backbone, spec: FeatureSpec) -> None:
         super().__init__()
         self.backbone = backbone
-        self.timestep = timestep
-        self.up_blocks = tuple(up_blocks)
-        self.noise_seed = noise_seed
+        self.spec = spec
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Return how many channels each map of features has."""
+        return self.backbone.feature_channels(self.spec)
 
     def forward(self, tiles: Tensor, origins_m: Sequence[tuple[int, int]]) -> list[Tensor]:
         """Return each tapped block's activations, float [B, C_i, h_i, w_i].
@@ -59,19 +62,40 @@ class FeatureExtractor(nn.Module):
         `tiles` is uint8 [B, H, W, 3] at the model's resolution; `origins_m` are their corners
         (x, y) on the slide in model pixels, which place them in the noise field.
         """
+        if not self.spec.up_blocks:
+            return []
         pixels = to_signed(tiles)
-        tokens = self.backbone.conditioner(self.backbone.encoder(pixels))
-        noised = self._noised(self.backbone.autoencoder(pixels), origins_m)
-        with tapped(self.backbone.unet, self.up_blocks) as taken:
-            self.backbone.unet(noised, self.timestep, encoder_hidden_states=tokens)
-        return [taken[block] for block in self.up_blocks]
+        tokens = self._tokens(pixels)
+        latent = self.backbone.autoencoder(pixels)
+        passes = [self._activations(latent, t, origins_m, tokens) for t in self.spec.timesteps]
+        return [self._combined(maps) for maps in zip(*passes, strict=True)]
 
-    def _noised(self, latent: Tensor, origins_m: Sequence[tuple[int, int]]) -> Tensor:
+    def _tokens(self, pixels: Tensor) -> Tensor:
+        if self.spec.conditioned:
+            return self.backbone.conditioner(self.backbone.encoder(pixels))
+        nothing = pixels.new_zeros(len(pixels), self.backbone.encoder.width)
+        return self.backbone.conditioner(nothing)
+
+    def _activations(
+        self, latent: Tensor, timestep: int, origins_m: Sequence[tuple[int, int]], tokens: Tensor
+    ) -> list[Tensor]:
+        noised = self._noised(latent, timestep, origins_m)
+        with tapped(self.backbone.unet, self.spec.up_blocks) as taken:
+            self.backbone.unet(noised, timestep, encoder_hidden_states=tokens)
+        return [taken[block] for block in self.spec.up_blocks]
+
+    def _combined(self, maps: Sequence[Tensor]) -> Tensor:
+        if len(maps) == 1:
+            return maps[0]
+        return torch.cat(maps, dim=1) if self.spec.joined else torch.stack(maps).mean(dim=0)
+
+    def _noised(
+        self, latent: Tensor, timestep: int, origins_m: Sequence[tuple[int, int]]
+    ) -> Tensor:
         factor = self.backbone.autoencoder.factor
         origins = [(x // factor, y // factor) for x, y in origins_m]
-        _, channels, height, width = latent.shape
-        noise = noise_field(self.noise_seed, self.timestep, origins, (channels, height, width))
-        signal_weight, noise_weight = self.backbone.schedule.mix(self.timestep)
+        noise = noise_field(self.spec.noise_seed, timestep, origins, latent.shape[1:])
+        signal_weight, noise_weight = self.backbone.schedule.mix(timestep)
         return signal_weight * latent + noise_weight * torch.from_numpy(noise).to(latent)
 
 

@@ -64,7 +64,7 @@ def load_segmenter(
     names = card.choose_heads(heads)
     chosen = choose_device(device)
     backbone = load_backbone(folder, card)
-    extractor = FeatureExtractor(backbone, card.timestep, card.up_blocks, card.noise_seed)
+    extractor = FeatureExtractor(backbone, card.features)
     return Segmenter(card, extractor, {n: load_head(folder, card, n) for n in names}, chosen)
 
 

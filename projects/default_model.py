@@ -36,7 +36,7 @@ from torch.nn import functional as F
 from transformers import ViTConfig, ViTModel
 
 from model.autoencoder import Autoencoder
-from model.card import DEFAULT_MODEL, HeadCard, HeadClass, ModelCard
+from model.card import DEFAULT_MODEL, FeatureSpec, HeadCard, HeadClass, ModelCard
 from model.encoder import Conditioner, Encoder
 from model.features import Backbone, FeatureExtractor
 from model.head import Head
@@ -46,9 +46,7 @@ from model.train import CachedFeatures, HeadTraining, train_head
 from model.weights import save_backbone, save_head, seal
 from qupath_bridge.demo.drawing import DemoSlide
 
-TIMESTEP = 50
-UP_BLOCKS = (0, 1, 2)
-NOISE_SEED = 2504
+FEATURES = FeatureSpec(timesteps=(50,), up_blocks=(0, 1, 2))
 
 TISSUE = (
     HeadClass("Background", (255, 255, 255), detections=False),
@@ -195,7 +193,7 @@ def train_heads(
         "tissue": [tile.codes for tile, _ in drawn] + [tile.codes for tile in weak],
         "glands": [glands for _, glands in drawn] + [gland_codes(tile) for tile in weak],
     }
-    channels = extractor.backbone.feature_channels(UP_BLOCKS)
+    channels = extractor.backbone.feature_channels(FEATURES)
     heads = {}
     for name, classes in HEADS.items():
         heads[name] = Head(channels, len(classes), size.head.width)
@@ -250,9 +248,7 @@ def card_of(
         tile_m=TILE_M,
         margin_m=16,
         cell_m=2,
-        timestep=TIMESTEP,
-        up_blocks=UP_BLOCKS,
-        noise_seed=NOISE_SEED,
+        features=FEATURES,
         schedule={"beta_start": 0.0015, "beta_end": 0.0195, "timesteps": 1000},
         heads={
             name: HeadCard(
@@ -298,7 +294,7 @@ def build(size: Size, arguments: argparse.Namespace) -> None:
     ]
     drawn = [(0.45, [slide.pixels for slide in slides])]
     backbone = train_backbone(size, Mixture(real), Mixture(drawn + real), work)
-    extractor = FeatureExtractor(backbone, TIMESTEP, UP_BLOCKS, NOISE_SEED).eval()
+    extractor = FeatureExtractor(backbone, FEATURES).eval()
     heads = train_heads(size, slides, tiles, extractor, work)
     held_out = drawn_slides(FIRST_HELD_OUT_SEED, size.held_out_slides, work)
     scores = scores_of(extractor, heads, held_out)

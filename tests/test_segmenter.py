@@ -74,10 +74,10 @@ def test_features_equal_the_activations_of_a_plain_forward_pass(segmenter, tiles
         seen = []
         for block in backbone.unet.up_blocks:
             block.register_forward_hook(lambda m, a, output: seen.append(output))
-        backbone.unet(noised, segmenter.card.timestep, encoder_hidden_states=tokens)
+        backbone.unet(noised, segmenter.card.features.timesteps[0], encoder_hidden_states=tokens)
         for block in backbone.unet.up_blocks:
             block._forward_hooks.clear()
-    for feature, block in zip(features, segmenter.card.up_blocks, strict=True):
+    for feature, block in zip(features, segmenter.card.features.up_blocks, strict=True):
         torch.testing.assert_close(feature, seen[block])
 
 
