@@ -13,6 +13,7 @@ from model.autoencoder import Autoencoder, to_signed
 from model.card import FeatureSpec
 from model.encoder import Conditioner, Encoder
 from model.schedule import NoiseSchedule, noise_field
+from model.stem import Stem
 
 
 class Backbone(nn.Module):
@@ -28,6 +29,7 @@ class Backbone(nn.Module):
         conditioner: Conditioner,
         unet: UNet2DConditionModel,
         schedule: NoiseSchedule,
+        stem: Stem | None = None,
     ) -> None:
         super().__init__()
         self.autoencoder = autoencoder
@@ -35,16 +37,18 @@ class Backbone(nn.Module):
         self.conditioner = conditioner
         self.unet = unet
         self.schedule = schedule
+        self.stem = stem
 
     def feature_channels(self, spec: FeatureSpec) -> tuple[int, ...]:
         """Return how many channels each map of features has."""
         widths = list(reversed(self.unet.config.block_out_channels))
         times = len(spec.timesteps) if spec.joined else 1
-        return tuple(times * widths[block] for block in spec.up_blocks)
+        stem = self.stem.channels if self.stem is not None and spec.stem is not None else ()
+        return (*(times * widths[block] for block in spec.up_blocks), *stem)
 
 
 class FeatureExtractor(nn.Module):
-    """Features of image patches: what the U-Net's decoder knows of them at the timesteps."""
+    """Features of image patches: what the U-Net's decoder, and the stem, know of them."""
 
     def __init__(self, backbone: Backbone, spec: FeatureSpec) -> None:
         super().__init__()
@@ -57,11 +61,15 @@ class FeatureExtractor(nn.Module):
         return self.backbone.feature_channels(self.spec)
 
     def forward(self, tiles: Tensor, origins_m: Sequence[tuple[int, int]]) -> list[Tensor]:
-        """Return each tapped block's activations, float [B, C_i, h_i, w_i].
+        """Return each tapped block's activations and the stem's maps, float [B, C_i, h_i, w_i].
 
         `tiles` is uint8 [B, H, W, 3] at the model's resolution; `origins_m` are their corners
         (x, y) on the slide in model pixels, which place them in the noise field.
         """
+        stem = self.backbone.stem if self.spec.stem is not None else None
+        return [*self._of_diffusion(tiles, origins_m), *(stem(tiles) if stem is not None else ())]
+
+    def _of_diffusion(self, tiles: Tensor, origins_m: Sequence[tuple[int, int]]) -> list[Tensor]:
         if not self.spec.up_blocks:
             return []
         pixels = to_signed(tiles)

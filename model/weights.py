@@ -5,6 +5,7 @@ autoencoder/config.json, diffusion_pytorch_model.safetensors
 unet/config.json, diffusion_pytorch_model.safetensors
 encoder/config.json, model.safetensors
 conditioner.safetensors
+stem.safetensors                            where the card has a pixel stem
 heads/<name>.safetensors
 """
 
@@ -31,9 +32,11 @@ from model.errors import ModelError
 from model.features import Backbone
 from model.head import Head
 from model.schedule import NoiseSchedule
+from model.stem import stem_of
 
 DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
 TRANSFORMERS_WEIGHTS = "model.safetensors"
+STEM_WEIGHTS = "stem.safetensors"
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 
 M = TypeVar("M", bound=nn.Module)
@@ -57,7 +60,9 @@ def load_backbone(folder: Path, card: ModelCard) -> Backbone:
     encoder = Encoder(_filled(vit, folder / "encoder" / TRANSFORMERS_WEIGHTS))
     conditioner = _conditioner(folder / "conditioner.safetensors")
     schedule = NoiseSchedule(**card.schedule)
-    backbone = Backbone(Autoencoder(autoencoder), encoder, conditioner, unet, schedule)
+    stem = stem_of(card.features.stem)
+    stem = stem if stem is None else _filled(stem, folder / STEM_WEIGHTS)
+    backbone = Backbone(Autoencoder(autoencoder), encoder, conditioner, unet, schedule, stem)
     return backbone.eval().requires_grad_(False)
 
 
@@ -78,6 +83,8 @@ def save_backbone(folder: Path, backbone: Backbone) -> None:
     backbone.encoder.network.config.save_pretrained(folder / "encoder")
     _save(backbone.encoder.network, folder / "encoder" / TRANSFORMERS_WEIGHTS)
     _save(backbone.conditioner, folder / "conditioner.safetensors")
+    if backbone.stem is not None:
+        _save(backbone.stem, folder / STEM_WEIGHTS)
 
 
 def save_head(folder: Path, name: str, head: Head) -> None:
