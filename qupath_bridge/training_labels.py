@@ -171,6 +171,7 @@ def _labelled_slide(
         _tell(say, image.name, warning)
     # A stable sort: of equal areas, the later stays on top.
     regions = sorted(found.regions, key=lambda region: -region.outline_l0.area)
+    color_of = {annotation.id: annotation.class_color for annotation in annotations}
     return LabelledSlide(
         name=image.name,
         file=file,
@@ -178,13 +179,8 @@ def _labelled_slide(
         size_m=(size_l0[0] / scale.x, size_l0[1] / scale.y),
         outlines_m=[scale.to_m(region.outline_l0) for region in regions],
         classes=[str(region.class_name) for region in regions],
-        colors=_colors(regions, annotations),
+        colors=[color_of[region.id] for region in regions],
     )
-
-
-def _colors(regions: Sequence[Region], annotations: Sequence[Annotation]) -> list[Color | None]:
-    by_id = {annotation.id: annotation.class_color for annotation in annotations}
-    return [by_id[region.id] for region in regions]
 
 
 def _classes(
