@@ -1,16 +1,19 @@
-"""Points and lines that were drawn, as the areas they stand for."""
+"""What was drawn, made ready to be learned from: which classes count, points and lines as areas."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 import shapely
 from shapely.geometry.base import BaseGeometry
 
+from model.classes import trains
 from qupath_bridge.geometry import Scale
 from qupath_bridge.project import Annotation
+
+NAMES_SHOWN = 5
 
 
 class Radii(NamedTuple):
@@ -18,6 +21,24 @@ class Radii(NamedTuple):
 
     point_m: float
     line_m: float
+
+
+def that_train(annotations: Sequence[Annotation], say: Callable[[str], None]) -> list[Annotation]:
+    """Return the annotations of classes that train; say which do not."""
+    left_out = [a for a in annotations if not _trains(a)]
+    if left_out:
+        names = [f'"{a.name or a.class_name or "unnamed"}"' for a in left_out[:NAMES_SHOWN]]
+        more = ", ..." if len(left_out) > NAMES_SHOWN else ""
+        say(
+            f"{len(left_out)} annotations do not train, having no class or one that ends with *:"
+            f" {', '.join(names)}{more}"
+        )
+    return [a for a in annotations if _trains(a)]
+
+
+def _trains(annotation: Annotation) -> bool:
+    name = annotation.class_name
+    return name not in (None, "", "Unclassified") and trains(str(name))
 
 
 def as_area(annotation: Annotation, scale: Scale, radii: Radii) -> Annotation:

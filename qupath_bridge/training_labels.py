@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -15,18 +15,16 @@ from shapely.geometry import box
 from shapely.geometry.base import BaseGeometry
 
 from model.card import HeadClass
-from model.classes import Color, color_for, makes_detections, trains
+from model.classes import Color, color_for, makes_detections
 from model.labels import IGNORED, LabelledImage, LabelledPixels, LabelSet
 from qupath_bridge.crops import Crop, CropPlan, crops_of, thinned
-from qupath_bridge.drawn import Radii, as_area
+from qupath_bridge.drawn import Radii, as_area, that_train
 from qupath_bridge.errors import RegionError, SettingsError, SlideError
-from qupath_bridge.geometry import Mpp, Region, Scale
+from qupath_bridge.geometry import Mpp, Scale
 from qupath_bridge.project import Annotation, Project, ProjectImage, open_project
 from qupath_bridge.project.classlist import read_classes
 from qupath_bridge.regions import annotation_regions
 from qupath_bridge.slide import Slide, open_slide
-
-NAMES_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ class SlideFile:
 
 @dataclass(frozen=True)
 class LabelledSlide:
-    """A slide's labels: areas in model pixels with their classes, the topmost last."""
+    """A slide's labels: areas in model pixels with their classes and those' colours."""
 
     name: str
     file: SlideFile
@@ -91,7 +89,7 @@ def project_labels(
     """
     project = open_project(path, settings.backend)
     try:
-        slides = [*_labelled_slides(project, settings, mpp, say)]
+        slides = _one_per_file(_labelled_slides(project, settings, mpp, say))
         colors = read_classes(project.folder)
     finally:
         project.close()
@@ -121,7 +119,7 @@ def _labelled_slides(
     named = Counter(image.name for image in images)
     for image in images:
         name = image.name if named[image.name] == 1 else f"{image.name} ({image.entry_id})"
-        annotations = _that_train(project.read_annotations(image), partial(_tell, say, name))
+        annotations = that_train(project.read_annotations(image), partial(_tell, say, name))
         if not annotations:
             continue
         slide = _labelled_slide(replace(image, name=name), annotations, settings, mpp, say)
@@ -129,26 +127,20 @@ def _labelled_slides(
             yield slide
 
 
+def _one_per_file(slides: Iterable[LabelledSlide]) -> list[LabelledSlide]:
+    """Return the slides; labels of a file that is in the project twice are one slide's."""
+    found: dict[SlideFile, LabelledSlide] = {}
+    for slide in slides:
+        first = found.setdefault(slide.file, slide)
+        if first is not slide:
+            first.outlines_m.extend(slide.outlines_m)
+            first.classes.extend(slide.classes)
+            first.colors.extend(slide.colors)
+    return list(found.values())
+
+
 def _tell(say: Callable[[str], None], image: str, text: str) -> None:
     say(f"{image}: {text}")
-
-
-def _that_train(annotations: Sequence[Annotation], say: Callable[[str], None]) -> list[Annotation]:
-    """Return the annotations of classes that train; say which do not."""
-    left_out = [a for a in annotations if not _trains(a)]
-    if left_out:
-        names = [f'"{a.name or a.class_name or "unnamed"}"' for a in left_out[:NAMES_SHOWN]]
-        more = ", ..." if len(left_out) > NAMES_SHOWN else ""
-        say(
-            f"{len(left_out)} annotations do not train, having no class or one that ends with *:"
-            f" {', '.join(names)}{more}"
-        )
-    return [a for a in annotations if _trains(a)]
-
-
-def _trains(annotation: Annotation) -> bool:
-    name = annotation.class_name
-    return name not in (None, "", "Unclassified") and trains(str(name))
 
 
 def _labelled_slide(
@@ -169,17 +161,15 @@ def _labelled_slide(
     found = annotation_regions(areas, size_l0)
     for warning in found.warnings:
         _tell(say, image.name, warning)
-    # A stable sort: of equal areas, the later stays on top.
-    regions = sorted(found.regions, key=lambda region: -region.outline_l0.area)
     color_of = {annotation.id: annotation.class_color for annotation in annotations}
     return LabelledSlide(
         name=image.name,
         file=file,
         scale=scale,
         size_m=(size_l0[0] / scale.x, size_l0[1] / scale.y),
-        outlines_m=[scale.to_m(region.outline_l0) for region in regions],
-        classes=[str(region.class_name) for region in regions],
-        colors=[color_of[region.id] for region in regions],
+        outlines_m=[scale.to_m(region.outline_l0) for region in found.regions],
+        classes=[str(region.class_name) for region in found.regions],
+        colors=[color_of[region.id] for region in found.regions],
     )
 
 
@@ -218,6 +208,7 @@ def _images(
     if len(kept) < len(crops):
         _tell(say, slide.name, f"{len(kept)} of {len(crops)} crops train, {plan.most} a class")
     areas = [(o, code_of[name]) for o, name in zip(slide.outlines_m, slide.classes, strict=True)]
+    areas.sort(key=lambda area: -area[0].area)  # stable: of equal ones, the later stays on top
     for crop in kept:
         inside = tuple(area for area in areas if area[0].intersects(_box(crop)))
         read = partial(_read_crop, slide.file, slide.scale, crop, inside)
