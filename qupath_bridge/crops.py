@@ -94,7 +94,9 @@ def _shows(crops: Sequence[Crop], outlines_m: Sequence[BaseGeometry]) -> np.ndar
 
 def _cells_of(outline_m: BaseGeometry, limits: tuple[int, int], plan: CropPlan) -> frozenset[Cell]:
     """Return the cells that an outline and its context touch, within the limits."""
-    grown, side = outline_m.buffer(plan.context_m), plan.cell_m
+    # Simplified by less than the context, no part of the outline is lost, and a large one is quick.
+    grown = outline_m.simplify(plan.context_m / 4).buffer(plan.context_m)
+    side = plan.cell_m
     x0, y0, x1, y1 = (value / side for value in grown.bounds)
     column, row = max(0, math.floor(x0)), max(0, math.floor(y0))
     shape = (min(math.ceil(y1), limits[1]) - row, min(math.ceil(x1), limits[0]) - column)

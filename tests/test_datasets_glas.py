@@ -84,6 +84,8 @@ def test_what_is_missing_is_said(tmp_path, plane):
     with pytest.raises(ModelError, match="no part 'testC'"):
         read_glas(tmp_path, 0.5, "testC")
     write_image(tmp_path, "train_1", plane)
+    with pytest.raises(ModelError, match="less than a pixel"):
+        read_glas(tmp_path, 0.5, border_um=0.1)
     (tmp_path / "Grade.csv").write_text("who,what\n")
     with pytest.raises(ModelError, match=r"Grade\.csv does not tell the patients"):
         read_glas(tmp_path, 0.5)

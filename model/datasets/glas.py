@@ -46,10 +46,14 @@ def read_glas(
     tells (patients occur on both sides of the published split).
 
     Raises:
-        ModelError: there is no such image, or one has no mask.
+        ModelError: there is no such image, one has no mask, or the rim is narrower than a pixel.
     """
     if split is not None and split not in SPLITS:
         raise ModelError(f"GlaS has no part {split!r}; it has: {', '.join(SPLITS)}")
+    if border_um and not border_um >= mpp:
+        raise ModelError(
+            f"a border of {border_um:g} um is less than a pixel of {mpp:g} um; widen it"
+        )
     patients = _patients(folder)
     images = [
         LabelledImage(path.stem, patients.get(path.stem, path.stem), partial(_read, *job))
