@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from model.autoencoder import to_signed
 from model.card import models_home
 from model.errors import ModelError
 from model.features import FeatureExtractor
@@ -56,12 +57,17 @@ class FeatureFile:
         self._file = safe_open(path, framework="pt")
         self.codes: Tensor = self._file.get_tensor("codes")
         self.origins_m: list[tuple[int, int]] = self._file.get_tensor("origins").tolist()
-        count = len(self._file.keys()) - 2
+        count = sum(key.isdigit() for key in self._file.keys())  # noqa: SIM118
         self._maps = [self._file.get_slice(str(i)) for i in range(count)]
         self.channels = tuple(int(maps.get_shape()[1]) for maps in self._maps)
 
     def __len__(self) -> int:
         return len(self.codes)
+
+    @property
+    def embeddings(self) -> Tensor:
+        """Return the encoder's embedding of each patch, float32 [N, D]."""
+        return self._file.get_tensor("embeddings").float()
 
     def features(self, index: int, maps: Sequence[int] | None = None) -> list[Tensor]:
         """Return the chosen maps (default: all) of one patch, float32 [C_i, h_i, w_i]."""
@@ -151,9 +157,9 @@ class FeatureCache:
 def tensors_of(
     extractor: FeatureExtractor, patches: Sequence[Patch], batch: int = 4
 ) -> dict[str, Tensor]:
-    """Return float16 maps by number, [N, C_i, h_i, w_i], with `codes` and `origins`."""
+    """Return what a feature file holds: maps by number, embeddings, codes and origins."""
     device = next(extractor.parameters()).device
-    passes = []
+    passes, embeddings = [], []
     for start in range(0, len(patches), batch):
         some = patches[start : start + batch]
         pixels = torch.from_numpy(np.stack([p.pixels for p in some])).to(device)
