@@ -73,18 +73,18 @@ def load_head(folder: Path, card: ModelCard, name: str) -> Head:
     return _filled(network, folder / "heads" / f"{name}.safetensors").eval().requires_grad_(False)
 
 
-def save_backbone(folder: Path, backbone: Backbone) -> None:
-    """Write a backbone into a model folder, weights as float16."""
+def save_backbone(folder: Path, backbone: Backbone, dtype: torch.dtype = torch.float16) -> None:
+    """Write a backbone into a model folder, weights as `dtype`."""
     for name, network in (("autoencoder", backbone.autoencoder.network), ("unet", backbone.unet)):
         (folder / name).mkdir(parents=True, exist_ok=True)
         network.save_config(folder / name)
-        _save(network, folder / name / DIFFUSERS_WEIGHTS)
+        _save(network, folder / name / DIFFUSERS_WEIGHTS, dtype)
     (folder / "encoder").mkdir(exist_ok=True)
     backbone.encoder.network.config.save_pretrained(folder / "encoder")
-    _save(backbone.encoder.network, folder / "encoder" / TRANSFORMERS_WEIGHTS)
-    _save(backbone.conditioner, folder / "conditioner.safetensors")
+    _save(backbone.encoder.network, folder / "encoder" / TRANSFORMERS_WEIGHTS, dtype)
+    _save(backbone.conditioner, folder / "conditioner.safetensors", dtype)
     if backbone.stem is not None:
-        _save(backbone.stem, folder / STEM_WEIGHTS)
+        _save(backbone.stem, folder / STEM_WEIGHTS, dtype)
 
 
 def save_head(folder: Path, name: str, head: Head) -> None:
@@ -181,8 +181,9 @@ def _config(path: Path) -> dict[str, Any]:
     return dict(config)
 
 
-def _save(network: nn.Module, path: Path) -> None:
+def _save(network: nn.Module, path: Path, dtype: torch.dtype = torch.float16) -> None:
     state = network.state_dict()
     save_file(
-        {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in state.items()}, path
+        {k: (v.to(dtype) if v.is_floating_point() else v).contiguous() for k, v in state.items()},
+        path,
     )
