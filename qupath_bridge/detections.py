@@ -23,7 +23,11 @@ ID_PREFIX = "70736466"  # "psdf"
 
 @dataclass(frozen=True)
 class Detection:
-    """One connected object of one class; outline in level-0 pixels."""
+    """One connected object of one class; outline in level-0 pixels.
+
+    mean_probability: of its class, 0..1. mean_entropy: of all classes' probabilities, from 0, sure,
+    to 1, all classes alike; None for objects of versions that did not measure it.
+    """
 
     id: str
     head: str
@@ -33,6 +37,7 @@ class Detection:
     outline_l0: Polygon
     area_um2: float
     mean_probability: float
+    mean_entropy: float | None = None
 
 
 def detection_id(head: str, region_id: str, contents: bytes) -> str:

@@ -13,16 +13,13 @@ import numpy as np
 import shapely
 
 from qupath_bridge.detections import Detection
+from qupath_bridge.featurecollection import MEASUREMENTS, measurements_of
 from qupath_bridge.project.base import Annotation
 from qupath_bridge.project.geojson_objects import read_annotations
 from qupath_bridge.project.jvm import java_class
 
 PREFIX = "PathSegDiff: "
 """What the names of our measurements of annotations begin with."""
-
-
-AREA, PROBABILITY = "Area µm^2", "Mean probability"
-"""The measurements of every detection."""
 
 
 def annotations_in(hierarchy: Any) -> list[tuple[Any, Annotation]]:
@@ -108,14 +105,14 @@ def _detection_objects(detections: Sequence[Detection]) -> Iterator[Any]:
     path_classes = {key: path_class(*key) for key in classes}
     names = {head: jpype.JString(head) for head in {d.head for d in detections}}
     uuid_of = java_class("java.util.UUID").fromString
-    area, probability = jpype.JString(AREA), jpype.JString(PROBABILITY)
+    keys = {name: jpype.JString(name) for name in MEASUREMENTS}
     for detection, roi in zip(detections, _rois(detections), strict=True):
         item = create(roi, path_classes[detection.class_name, detection.color])
         item.setID(uuid_of(detection.id))
         item.setName(names[detection.head])
         measurements = item.getMeasurementList()
-        measurements.put(area, detection.area_um2)
-        measurements.put(probability, detection.mean_probability)
+        for name, value in measurements_of(detection).items():
+            measurements.put(keys[name], value)
         measurements.close()
         yield item
 
