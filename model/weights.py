@@ -6,6 +6,7 @@ unet/config.json, diffusion_pytorch_model.safetensors
 encoder/config.json, model.safetensors
 conditioner.safetensors
 heads/<name>.safetensors
+heads/<name>.embeddings.safetensors         of what the head was trained on; see `novelty`
 """
 
 from __future__ import annotations

@@ -6,39 +6,16 @@ Modules that are slow to load are imported inside the commands, so that help com
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import click
 
 from qupath_bridge import __version__
-from qupath_bridge.errors import EXPECTED_ERRORS
+from qupath_bridge.cli_base import INTERRUPTED, PROJECT, sentence_not_trace
+from qupath_bridge.cli_suggest import suggest
 from qupath_bridge.run_options import DEVICES, run_options, settings_of
 from qupath_bridge.settings import RunSettings
-
-P = ParamSpec("P")
-R = TypeVar("R")
-INTERRUPTED = 130
-PROJECT = click.argument("project", type=click.Path(path_type=Path))
-
-
-def _sentence_not_trace(command: Callable[P, R]) -> Callable[P, R]:
-    """Show an expected error as one sentence, exit status 1; Ctrl-C exits with 130."""
-
-    @wraps(command)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return command(*args, **kwargs)
-        except EXPECTED_ERRORS as error:
-            click.echo(f"error: {error}", err=True)
-            sys.exit(1)
-        except KeyboardInterrupt:
-            click.echo("interrupted; nothing was left half-written", err=True)
-            sys.exit(INTERRUPTED)
-
-    return wrapped
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -57,7 +34,7 @@ def main() -> None:
 @click.option(
     "--dry-run", is_flag=True, help="Say what would be done; write nothing.  [default: off]"
 )
-@_sentence_not_trace
+@sentence_not_trace
 def run(project: Path, dry_run: bool, **flags: Any) -> None:
     """Segment the images of PROJECT, a .qpproj file or its folder.
 
@@ -88,7 +65,7 @@ def run(project: Path, dry_run: bool, **flags: Any) -> None:
     help="Where to write; .csv writes commas, anything else tabs."
     "  [default: pathsegdiff/class_areas.tsv in the project's folder]",
 )
-@_sentence_not_trace
+@sentence_not_trace
 def export(project: Path, output: Path | None) -> None:
     """Write the class areas of PROJECT again from what is stored.
 
@@ -111,7 +88,7 @@ def export(project: Path, output: Path | None) -> None:
 )
 @click.option("--seed", type=int, default=1, metavar="N", help="Another seed draws another slide.")
 @click.option("--device", default="auto", metavar=DEVICES, help="Where to compute.")
-@_sentence_not_trace
+@sentence_not_trace
 def demo(folder: Path, seed: int, device: str) -> None:
     """Make a demo project in DIR (default: pathsegdiff-demo) and run on it.
 
@@ -129,7 +106,7 @@ def demo(folder: Path, seed: int, device: str) -> None:
 @main.command(short_help="Look at everything a run needs.")
 @click.argument("project", type=click.Path(path_type=Path), required=False)
 @click.option("--model", default="default", metavar="NAME|DIR", help="The model to look at.")
-@_sentence_not_trace
+@sentence_not_trace
 def doctor(project: Path | None, model: str) -> None:
     """Look at everything a run needs and say what to do about what is missing.
 
@@ -142,3 +119,6 @@ def doctor(project: Path | None, model: str) -> None:
     for finding in findings:
         click.echo(finding.line())
     sys.exit(1 if any(finding.state == "bad" for finding in findings) else 0)
+
+
+main.add_command(suggest)

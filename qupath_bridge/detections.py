@@ -7,6 +7,10 @@ keeps or drops of its other properties: a version-8 UUID (RFC 9562, free for suc
 
 QuPath keeps an object's id through save, load, export and import, and gives a copy a new one. So
 an object with the prefix is ours to replace, and one without it is never touched.
+
+Annotations that suggest what to annotate next have ids of the same kind, but the prefix "psds"
+and a digest of their shape in all the other bits: no run takes them for its own, and one whose
+shape was changed can be told.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from uuid import UUID
 from shapely.geometry import Polygon
 
 ID_PREFIX = "70736466"  # "psdf"
+SUGGESTION_PREFIX = "70736473"  # "psds"
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,19 @@ def detection_id(head: str, region_id: str, contents: bytes) -> str:
 def is_ours(object_id: str) -> bool:
     """Return whether an object was made by us."""
     return object_id.lower().startswith(ID_PREFIX + "-") and object_id[14:15] == "8"
+
+
+def suggestion_id(contents: bytes) -> str:
+    """Return the id of the suggestion with these contents (its corners)."""
+    digest = int.from_bytes(hashlib.blake2b(contents, digest_size=12).digest(), "big")
+    value = int(SUGGESTION_PREFIX, 16) << 96 | digest
+    value = value & ~(0xF << 76) | 8 << 76
+    return str(UUID(int=value & ~(0b11 << 62) | 0b10 << 62))
+
+
+def is_suggestion(object_id: str) -> bool:
+    """Return whether an object was made by us as a suggestion."""
+    return object_id.lower().startswith(SUGGESTION_PREFIX + "-") and object_id[14:15] == "8"
 
 
 def head_key(head: str) -> str:
