@@ -12,6 +12,7 @@ from model.card import ModelCard, read_card
 from model.errors import ModelError
 from model.features import FeatureExtractor
 from model.head import Head
+from model.novelty import embed
 from model.weights import load_backbone, load_head
 
 
@@ -50,6 +51,13 @@ class Segmenter:
             name: head(features).softmax(dim=1).float().cpu().numpy()
             for name, head in self._heads.items()
         }
+
+    def embeddings(self, tiles: np.ndarray) -> np.ndarray:
+        """Return the encoder's embeddings of tiles, float32 [B, D] of unit length.
+
+        `tiles` is uint8 [B, H, W, 3] at the card's mpp.
+        """
+        return embed(self._extractor.backbone, tiles)
 
 
 def load_segmenter(

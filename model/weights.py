@@ -7,6 +7,7 @@ encoder/config.json, model.safetensors
 conditioner.safetensors
 stem.safetensors                            where the card has a pixel stem
 heads/<name>.safetensors
+heads/<name>.embeddings.safetensors         of what the head was trained on; see `novelty`
 """
 
 from __future__ import annotations

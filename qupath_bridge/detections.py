@@ -7,6 +7,10 @@ keeps or drops of its other properties: a version-8 UUID (RFC 9562, free for suc
 
 QuPath keeps an object's id through save, load, export and import, and gives a copy a new one. So
 an object with the prefix is ours to replace, and one without it is never touched.
+
+Annotations that suggest what to annotate next have ids of the same kind, but the prefix "psds"
+and a digest of their shape in all the other bits: no run takes them for its own, and one whose
+shape was changed can be told.
 """
 
 from __future__ import annotations
@@ -19,11 +23,16 @@ from uuid import UUID
 from shapely.geometry import Polygon
 
 ID_PREFIX = "70736466"  # "psdf"
+SUGGESTION_PREFIX = "70736473"  # "psds"
 
 
 @dataclass(frozen=True)
 class Detection:
-    """One connected object of one class; outline in level-0 pixels."""
+    """One connected object of one class; outline in level-0 pixels.
+
+    mean_probability: of its class, 0..1. mean_entropy: of all classes' probabilities, from 0, sure,
+    to 1, all classes alike; None for objects of versions that did not measure it.
+    """
 
     id: str
     head: str
@@ -33,6 +42,7 @@ class Detection:
     outline_l0: Polygon
     area_um2: float
     mean_probability: float
+    mean_entropy: float | None = None
 
 
 def detection_id(head: str, region_id: str, contents: bytes) -> str:
@@ -53,6 +63,19 @@ def detection_id(head: str, region_id: str, contents: bytes) -> str:
 def is_ours(object_id: str) -> bool:
     """Return whether an object was made by us."""
     return object_id.lower().startswith(ID_PREFIX + "-") and object_id[14:15] == "8"
+
+
+def suggestion_id(contents: bytes) -> str:
+    """Return the id of the suggestion with these contents (its corners)."""
+    digest = int.from_bytes(hashlib.blake2b(contents, digest_size=12).digest(), "big")
+    value = int(SUGGESTION_PREFIX, 16) << 96 | digest
+    value = value & ~(0xF << 76) | 8 << 76
+    return str(UUID(int=value & ~(0b11 << 62) | 0b10 << 62))
+
+
+def is_suggestion(object_id: str) -> bool:
+    """Return whether an object was made by us as a suggestion."""
+    return object_id.lower().startswith(SUGGESTION_PREFIX + "-") and object_id[14:15] == "8"
 
 
 def head_key(head: str) -> str:

@@ -20,7 +20,9 @@ from qupath_bridge.disk import replacing
 from qupath_bridge.errors import ProjectError
 
 HEAD, REGION = "pathsegdiff.head", "pathsegdiff.region"
-AREA, PROBABILITY = "Area µm^2", "Mean probability"
+AREA, PROBABILITY, ENTROPY = "Area µm^2", "Mean probability", "Mean entropy"
+MEASUREMENTS = (AREA, PROBABILITY, ENTROPY)
+"""What is measured of a detection, by the names that it has in QuPath."""
 CHUNK = 1000
 UNREADABLE = (
     OSError,
@@ -81,9 +83,17 @@ def _properties(detection: Detection) -> dict[str, Any]:
         "objectType": "detection",
         "name": detection.head,
         "classification": {"name": detection.class_name, "color": list(detection.color)},
-        "measurements": {AREA: detection.area_um2, PROBABILITY: detection.mean_probability},
+        "measurements": measurements_of(detection),
         "metadata": {HEAD: detection.head, REGION: detection.region_id},
     }
+
+
+def measurements_of(detection: Detection) -> dict[str, float]:
+    """Return what is measured of a detection, by QuPath's names."""
+    measured = {AREA: detection.area_um2, PROBABILITY: detection.mean_probability}
+    if detection.mean_entropy is not None:
+        measured[ENTROPY] = detection.mean_entropy
+    return measured
 
 
 def _json(value: Any) -> str:
@@ -98,6 +108,7 @@ def _detection_of(raw: dict[str, Any]) -> Detection:
     properties = raw["properties"]
     classification, measurements = properties["classification"], properties["measurements"]
     red, green, blue = map(int, classification["color"])
+    entropy = measurements.get(ENTROPY)
     return Detection(
         id=str(raw["id"]),
         head=str(properties["metadata"][HEAD]),
@@ -107,6 +118,7 @@ def _detection_of(raw: dict[str, Any]) -> Detection:
         outline_l0=_polygon_of(raw["geometry"]),
         area_um2=float(measurements[AREA]),
         mean_probability=float(measurements[PROBABILITY]),
+        mean_entropy=None if entropy is None else float(entropy),
     )
 
 

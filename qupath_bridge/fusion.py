@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.special import xlogy
 from shapely.geometry.base import BaseGeometry
 
 from qupath_bridge.errors import TilingError
@@ -17,15 +18,17 @@ COLLAR = 2  # cells around a region's bounds, so that no outline ends at the map
 
 @dataclass(frozen=True)
 class ClassMap:
-    """The winning class of each cell.
+    """The winning class of each cell, and how sure it is.
 
     codes: uint8 [H, W], `NODATA` where nothing was computed. probability: float32 [H, W] of the
-    winning class, 0..1. x_m, y_m: the map's top left corner in model pixels. cell_m: side of a
-    cell in model pixels.
+    winning class, 0..1. entropy: float16 [H, W] of all classes' probabilities, as
+    `normalised_entropy` has it. Both are 0 where nothing was computed. x_m, y_m: the map's top
+    left corner in model pixels. cell_m: side of a cell in model pixels.
     """
 
     codes: np.ndarray
     probability: np.ndarray
+    entropy: np.ndarray
     x_m: int
     y_m: int
     cell_m: int
@@ -117,10 +120,25 @@ class Fuser:
     def _write(self, begin: int, scores: np.ndarray, weight: np.ndarray) -> None:
         rows = slice(begin, begin + len(weight))
         seen = weight > 0
-        codes = scores.argmax(axis=0).astype(np.uint8)
-        self._map.codes[rows][seen] = codes[seen]
-        winning = scores.max(axis=0)[seen] / weight[seen]
-        self._map.probability[rows][seen] = np.minimum(winning, 1)  # rounding can exceed it
+        probabilities = scores[:, seen]
+        self._map.codes[rows][seen] = probabilities.argmax(axis=0)
+        probabilities /= weight[seen]
+        # rounding can exceed 1
+        self._map.probability[rows][seen] = np.minimum(probabilities.max(axis=0), 1)
+        self._map.entropy[rows][seen] = normalised_entropy(probabilities)
+
+
+def normalised_entropy(probabilities: np.ndarray) -> np.ndarray:
+    """Return the entropy over classes in parts of the most there can be, float32 [...], 0..1.
+
+    `probabilities` is float [K, ...], adding to 1 over K. 0 is sure of one class, 1 is all classes
+    alike; dividing by log K, so that heads of few and many classes compare, is ours. A head of
+    one class is always sure. Source: Shannon 1948.
+    """
+    entropy = np.zeros(probabilities.shape[1:], np.float32)
+    for probability in probabilities:  # one by one: a second copy of all classes is not needed
+        entropy -= xlogy(probability, probability)
+    return (entropy / np.log(max(len(probabilities), 2))).clip(0, 1)
 
 
 def blend_window(cells: int, margin_cells: int) -> np.ndarray:
@@ -142,6 +160,7 @@ def _empty_map(outline_m: BaseGeometry, cell_m: int) -> ClassMap:
     return ClassMap(
         codes=np.full(shape, NODATA, np.uint8),
         probability=np.zeros(shape, np.float32),
+        entropy=np.zeros(shape, np.float16),
         x_m=left * cell_m,
         y_m=top * cell_m,
         cell_m=cell_m,

@@ -89,6 +89,7 @@ def make_detections(
                 outline_l0=outline,
                 area_um2=float(area) * mpp.pixel_area_um2,
                 mean_probability=round(objects[index].probability, 6),
+                mean_entropy=round(objects[index].entropy, 6),
             )
         )
     return detections

@@ -15,9 +15,9 @@ from pathlib import Path
 from model import HeadClass, find_model, read_card
 from qupath_bridge.detections import Detection
 from qupath_bridge.disk import check_writable
-from qupath_bridge.errors import EXPECTED_ERRORS, ProjectError, RegionError, SlideError
+from qupath_bridge.errors import EXPECTED_ERRORS, ProjectError, RegionError
 from qupath_bridge.fingerprint import made_from
-from qupath_bridge.geometry import Mpp, Region
+from qupath_bridge.geometry import Region
 from qupath_bridge.measurements import (
     ClassArea,
     annotation_measurements,
@@ -36,9 +36,9 @@ from qupath_bridge.project.base import (
 )
 from qupath_bridge.regions import annotation_regions, slide_region, tissue_region
 from qupath_bridge.report import Outcome, RunReport, write_run_json
-from qupath_bridge.segment import Engine
+from qupath_bridge.segment import Engine, open_image
 from qupath_bridge.settings import RunSettings
-from qupath_bridge.slide import Slide, open_slide
+from qupath_bridge.slide import Slide
 from qupath_bridge.store import Made, ResultStore, Scope, StoredResult, digest_of
 
 NEEDED_BYTES = 200 * 2**20
@@ -204,11 +204,7 @@ class Run:
 
     @contextmanager
     def _prepared(self, image: ProjectImage) -> Iterator[Prepared]:
-        if image.unsupported:
-            raise SlideError(f"{image.name} cannot be segmented: {image.unsupported}")
-        given = self.settings.mpp
-        mpp = image.mpp or (Mpp(given, given) if given else None)
-        with open_slide(image.path, mpp=mpp, size_l0=image.size_l0) as slide:
+        with open_image(image, self.settings) as slide:
             annotations = self.project.read_annotations(image)
             regions, warnings = _regions_of(slide, annotations, self.settings)
             engine = self.engine

@@ -46,12 +46,14 @@ class PolygonSettings:
 class TracedObject:
     """One connected object of one class.
 
-    outline_m: in model pixels. probability: of its class, mean over its cells of that class.
+    outline_m: in model pixels. probability: of its class, and entropy: of all classes'
+    probabilities, 0..1, each the mean over its cells of that class.
     """
 
     code: int
     outline_m: Polygon
     probability: float
+    entropy: float
 
 
 def trace(
@@ -70,10 +72,12 @@ def trace(
     polygons = shapely.transform(polygons, lambda xy: xy * class_map.cell_m + corner_m)
     parts, owner = _clipped(polygons, outline_m, min_area=class_map.cell_m**2)
     parts, part_codes = _in_order(parts, polygon_codes[owner])
-    means = _mean_probabilities(parts, part_codes, class_map)
+    probabilities, entropies = _means(parts, part_codes, class_map).tolist()
     return [
-        TracedObject(int(code), part, float(mean))
-        for code, part, mean in zip(part_codes, parts, means, strict=True)
+        TracedObject(int(code), part, probability, entropy)
+        for code, part, probability, entropy in zip(
+            part_codes, parts, probabilities, entropies, strict=True
+        )
     ]
 
 
@@ -145,13 +149,14 @@ def _in_order(parts: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndar
     return parts[order], codes[order]
 
 
-def _mean_probabilities(parts: np.ndarray, codes: np.ndarray, class_map: ClassMap) -> np.ndarray:
-    """Return each part's mean probability, float64, over the cells in it that have its class.
+def _means(parts: np.ndarray, codes: np.ndarray, class_map: ClassMap) -> np.ndarray:
+    """Return each part's mean probability and entropy, float64 [2, N].
 
-    Where it has no such cell: the probability of the cell at one of its points.
+    Over the cells in it that have its class; where there is no such cell, those of the cell at
+    one of its points.
     """
     if not len(parts):
-        return np.empty(0)
+        return np.empty((2, 0))
     cell = class_map.cell_m
     part = rasterio.features.rasterize(
         zip(parts, range(1, len(parts) + 1), strict=True),
@@ -160,21 +165,24 @@ def _mean_probabilities(parts: np.ndarray, codes: np.ndarray, class_map: ClassMa
         dtype=np.int32,
     )
     code_of_part = np.insert(codes, 0, NODATA)  # part 0 is none
-    counts, sums = np.zeros(len(parts) + 1), np.zeros(len(parts) + 1)
+    maps = (class_map.probability, class_map.entropy)
+    counts, sums = np.zeros(len(parts) + 1), np.zeros((2, len(parts) + 1))
     for top in range(0, len(part), BAND):  # what follows takes 16 bytes a cell
         band = slice(top, top + BAND)
         own = np.where(code_of_part[part[band]] == class_map.codes[band], part[band], 0).ravel()
         counts += np.bincount(own, minlength=len(counts))
-        sums += np.bincount(own, class_map.probability[band].ravel(), minlength=len(sums))
-    means = _probability_at(parts, class_map)
-    return np.divide(sums[1:], counts[1:], out=means, where=counts[1:] > 0)
+        for total, values in zip(sums, maps, strict=True):
+            total += np.bincount(own, values[band].ravel(), minlength=len(total))
+    means = _at_points(parts, class_map)
+    return np.divide(sums[:, 1:], counts[1:], out=means, where=counts[1:] > 0)
 
 
-def _probability_at(parts: np.ndarray, class_map: ClassMap) -> np.ndarray:
-    """Return the probability of the cell at one point of each part, float64."""
+def _at_points(parts: np.ndarray, class_map: ClassMap) -> np.ndarray:
+    """Return probability and entropy of the cell at one point of each part, float64 [2, N]."""
     points = shapely.get_coordinates(shapely.point_on_surface(parts))
     points -= [class_map.x_m, class_map.y_m]
     columns, rows = (points // class_map.cell_m).astype(np.int64).T
     height, width = class_map.codes.shape
     inside = np.clip(rows, 0, height - 1), np.clip(columns, 0, width - 1)
-    return class_map.probability[inside].astype(np.float64)
+    found = (class_map.probability[inside], class_map.entropy[inside])
+    return np.stack(found).astype(np.float64)

@@ -16,12 +16,12 @@ from shapely.geometry.base import BaseGeometry
 from qupath_bridge.errors import RegionError
 from qupath_bridge.geometry import Region, Scale
 from qupath_bridge.project.base import Annotation
+from qupath_bridge.suggestions import IGNORED_CLASS, is_untouched
 from qupath_bridge.tissue import TissueSettings, mask_mpp, tissue_mask
 
 if TYPE_CHECKING:
     from qupath_bridge.slide import Slide
 
-IGNORED_CLASS = "Ignore*"
 LEAST_AREA_PX = 1.0
 SIMPLIFY_MASK_PIXELS = 0.75
 """Takes the stairs off the mask's outline; a quarter of the margin that was added around it."""
@@ -53,6 +53,8 @@ def annotation_regions(
         name = annotation.name or annotation.class_name or f"Annotation {number}"
         if classes and annotation.class_name not in classes:
             continue
+        if not classes and is_untouched(annotation):
+            continue  # nobody wants to be told of it
         if not classes and _is_ignored(annotation.class_name):
             found.warnings.append(f'annotation "{name}" was left out: its class is {IGNORED_CLASS}')
         elif annotation.geometry_l0.geom_type.endswith(("Point", "LineString", "LinearRing")):

@@ -18,15 +18,15 @@ def _shown(help_text: str, default: object) -> str:
     return f"{help_text}  [default: {default}]"
 
 
-OPTIONS = (
-    click.option(
+OPTIONS = {
+    "images": click.option(
         "--image",
         "images",
         multiple=True,
         metavar="NAME",
         help=_shown("Only images of this name; globs like '*.svs' work; repeatable.", "all"),
     ),
-    click.option(
+    "regions": click.option(
         "--regions",
         type=click.Choice(REGION_MODES),
         help=_shown(
@@ -35,25 +35,27 @@ OPTIONS = (
             DEFAULTS.regions,
         ),
     ),
-    click.option(
+    "region_classes": click.option(
         "--region-class",
         "region_classes",
         multiple=True,
         metavar="NAME",
         help=_shown("Only annotations of this class; repeatable.", "all"),
     ),
-    click.option(
+    "model": click.option(
         "--model",
         metavar="NAME|DIR",
         help=_shown("An installed model's name or a model folder.", DEFAULTS.model),
     ),
-    click.option(
+    "heads": click.option(
         "--heads",
         metavar="A,B",
         help=_shown("Heads of the model to run, comma-separated.", "all"),
     ),
-    click.option("--device", metavar=DEVICES, help=_shown("Where to compute.", DEFAULTS.device)),
-    click.option(
+    "device": click.option(
+        "--device", metavar=DEVICES, help=_shown("Where to compute.", DEFAULTS.device)
+    ),
+    "mpp": click.option(
         "--mpp",
         type=float,
         metavar="UM",
@@ -61,13 +63,13 @@ OPTIONS = (
             "Pixel size in um, for images of which the project has none.", "the image file's"
         ),
     ),
-    click.option(
+    "batch_size": click.option(
         "--batch-size",
         type=int,
         metavar="N",
         help=_shown("Tiles per pass of the model; 0 chooses.", DEFAULTS.batch_size),
     ),
-    click.option(
+    "backend": click.option(
         "--backend",
         type=click.Choice(BACKENDS),
         help=_shown(
@@ -76,13 +78,13 @@ OPTIONS = (
             DEFAULTS.backend,
         ),
     ),
-    click.option(
+    "overlap": click.option(
         "--overlap",
         type=float,
         metavar="SHARE",
         help=_shown("Share of a tile that its neighbour covers too, 0 to 0.75.", DEFAULTS.overlap),
     ),
-    click.option(
+    "min_object_um2": click.option(
         "--min-object",
         "min_object_um2",
         type=float,
@@ -92,34 +94,43 @@ OPTIONS = (
             f"{DEFAULTS.min_object_um2:g} um2",
         ),
     ),
-    click.option(
+    "min_hole_um2": click.option(
         "--min-hole",
         "min_hole_um2",
         type=float,
         metavar="UM2",
         help=_shown("Smaller holes are filled.", f"{DEFAULTS.min_hole_um2:g} um2"),
     ),
-    click.option(
+    "simplify_um": click.option(
         "--simplify",
         "simplify_um",
         type=float,
         metavar="UM",
         help=_shown("How far outlines may move to be smooth.", f"{DEFAULTS.simplify_um:g} um"),
     ),
-    click.option(
+    "restart": click.option(
         "--restart",
         is_flag=True,
         default=None,
         help=_shown("Do images again that are done with the same model and settings.", "off"),
     ),
-)
+}
 
 
 def run_options(command: F) -> F:
     """Give a command every option of a run."""
-    for option in reversed(OPTIONS):
-        command = option(command)
-    return command
+    return options_of_a_run(*OPTIONS)(command)
+
+
+def options_of_a_run(*names: str) -> Callable[[F], F]:
+    """Return what gives a command these options of a run, in this order."""
+
+    def give(command: F) -> F:
+        for name in reversed(names):
+            command = OPTIONS[name](command)
+        return command
+
+    return give
 
 
 def settings_of(flags: Mapping[str, Any]) -> RunSettings:

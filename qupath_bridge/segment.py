@@ -13,12 +13,14 @@ import numpy as np
 
 from model import HeadClass, ModelCard, load_segmenter
 from qupath_bridge.detections import Detection
+from qupath_bridge.errors import SlideError
 from qupath_bridge.fusion import ClassMap, Fuser
-from qupath_bridge.geometry import Region, Scale
+from qupath_bridge.geometry import Mpp, Region, Scale
 from qupath_bridge.measurements import make_detections
 from qupath_bridge.polygons import PolygonSettings, trace
+from qupath_bridge.project.base import ProjectImage
 from qupath_bridge.settings import RunSettings
-from qupath_bridge.slide import Slide
+from qupath_bridge.slide import Slide, open_slide
 from qupath_bridge.tiles import Tile, TilePlan, tiles_of
 
 if TYPE_CHECKING:
@@ -84,7 +86,7 @@ class Engine:
         outline_m = scale.to_m(region.outline_l0)
         tiles = tiles_of(outline_m, self.plan)
         fusers = {h: Fuser(self.plan, outline_m, len(self.classes[h])) for h in self.heads}
-        for batch, pixels in self._read_ahead(slide, tiles, scale):
+        for batch, pixels in self.read_ahead(slide, tiles, scale):
             scores = self.model.probabilities(pixels, [(t.x_m, t.y_m) for t in batch])
             for head, fuser in fusers.items():
                 for tile, probabilities in zip(batch, scores[head], strict=True):
@@ -93,7 +95,7 @@ class Engine:
         for head, fuser in fusers.items():
             yield head, fuser.class_map()
 
-    def _read_ahead(
+    def read_ahead(
         self, slide: Slide, tiles: Sequence[Tile], scale: Scale
     ) -> Iterator[tuple[Sequence[Tile], np.ndarray]]:
         """Yield batches of tiles with their pixels; the next is read while one is computed."""
@@ -119,6 +121,18 @@ class Engine:
     def _polygon_settings(self) -> PolygonSettings:
         chosen = self.settings
         return PolygonSettings(chosen.min_object_um2, chosen.min_hole_um2, chosen.simplify_um)
+
+
+def open_image(image: ProjectImage, settings: RunSettings) -> Slide:
+    """Return an image's file, opened.
+
+    Raises:
+        SlideError: it is of no use, or cannot be opened.
+    """
+    if image.unsupported:
+        raise SlideError(f"{image.name} cannot be segmented: {image.unsupported}")
+    mpp = image.mpp or (Mpp(settings.mpp, settings.mpp) if settings.mpp else None)
+    return open_slide(image.path, mpp=mpp, size_l0=image.size_l0)
 
 
 def _read_tiles(slide: Slide, scale: Scale, tile_m: int, tiles: Sequence[Tile]) -> np.ndarray:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("run", "export", "demo", "doctor")
+COMMANDS = ("run", "suggest", "export", "demo", "doctor")
 
 
 def cli(*arguments: str | Path, **options) -> subprocess.CompletedProcess[str]:
@@ -41,7 +41,7 @@ def test_every_option_of_a_run_shows_its_default():
         assert "[default: " in option or option.startswith("--help"), option
 
 
-@pytest.mark.parametrize("command", ["run", "demo", "doctor", "export"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_loads_neither_torch_nor_java(command):
     code = (
         "import sys\nfrom qupath_bridge.cli import main\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tracemalloc
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import shapely
@@ -29,6 +30,7 @@ def detection(outline: Polygon = HOLED, name: str = "Tumor", region_id: str = "r
         outline_l0=outline,
         area_um2=outline.area * 0.2521 * 0.2533,
         mean_probability=0.871234,
+        mean_entropy=0.312345,
     )
 
 
@@ -81,9 +83,21 @@ def test_a_feature_is_what_qupath_reads(tmp_path):
         "objectType": "detection",
         "name": "tissue",
         "classification": {"name": "Größe 🔬", "color": [200, 0, 0]},
-        "measurements": {"Area µm^2": one.area_um2, "Mean probability": 0.871234},
+        "measurements": {
+            "Area µm^2": one.area_um2,
+            "Mean probability": 0.871234,
+            "Mean entropy": 0.312345,
+        },
         "metadata": {"pathsegdiff.head": "tissue", "pathsegdiff.region": "r-1"},
     }
+
+
+def test_an_object_whose_entropy_was_not_measured_is_read_and_written_as_it_is(tmp_path):
+    old = replace(detection(), mean_entropy=None)
+    path = tmp_path / "detections.geojson"
+    write_detections(path, [old])
+    assert "Mean entropy" not in path.read_text(encoding="utf-8")
+    assert read_detections(path) == [old]
 
 
 def test_coordinates_keep_to_two_decimals(tmp_path):

@@ -9,11 +9,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import shapely
-from scipy import ndimage
+from scipy import ndimage, stats
 from shapely.geometry import Point, Polygon, box
 
 from qupath_bridge.errors import TilingError
-from qupath_bridge.fusion import NODATA, ClassMap, Fuser, blend_window
+from qupath_bridge.fusion import NODATA, ClassMap, Fuser, blend_window, normalised_entropy
 from qupath_bridge.tiles import Tile, TilePlan, tiles_of
 
 PLAN = TilePlan(tile_m=64, stride_m=32, margin_m=8, cell_m=2)
@@ -72,12 +72,14 @@ def touching(class_map: ClassMap, outline: Polygon) -> np.ndarray:
 
 
 def assert_equals(class_map: ClassMap, expected: np.ndarray, where: np.ndarray) -> None:
-    """Assert a map is the argmax and maximum of `expected` [K, H, W]."""
+    """Assert a map is the argmax, maximum and entropy of `expected` [K, H, W]."""
     assert where.any()
     np.testing.assert_array_equal(class_map.codes[where], expected.argmax(axis=0)[where])
     np.testing.assert_allclose(
         class_map.probability[where], expected.max(axis=0)[where], atol=1e-6, rtol=0
     )
+    entropy = stats.entropy(expected, axis=0) / np.log(len(expected))
+    np.testing.assert_allclose(class_map.entropy[where], entropy[where], atol=6e-4, rtol=0)
 
 
 @pytest.mark.parametrize("plan", PLANS)
@@ -108,8 +110,9 @@ def test_seams_are_invisible_for_a_translation_equivariant_function(filter_of):
 
     fused = fuse(box(0, 0, 300, 300), PLAN, score)
     untiled = softmax(40 * smooth(white))[:, 100:-100, 100:-100]
+    maps = (m[2:-2, 2:-2] for m in (fused.codes, fused.probability, fused.entropy))
     assert_equals(
-        ClassMap(fused.codes[2:-2, 2:-2], fused.probability[2:-2, 2:-2], 0, 0, PLAN.cell_m),
+        ClassMap(*maps, 0, 0, PLAN.cell_m),
         untiled,
         np.ones((size, size), bool),
     )
@@ -145,6 +148,7 @@ def test_overlapping_regions_see_the_same_scores_bit_for_bit():
     common = (
         [m.codes[touching(m, both)] for m in maps],
         [m.probability[touching(m, both)] for m in maps],
+        [m.entropy[touching(m, both)] for m in maps],
     )
     for first, second in common:
         np.testing.assert_array_equal(first, second)
@@ -154,7 +158,8 @@ def test_a_map_lies_on_whole_cells_with_a_collar_around_the_region():
     fused = fuse(box(33.3, 41.7, 60, 70), PLAN, random_scores)
     assert (fused.x_m, fused.y_m) == (32 - 2 * 2, 40 - 2 * 2)
     assert fused.codes.shape == (15 + 4, 14 + 4)
-    assert (fused.codes.dtype, fused.probability.dtype) == (np.uint8, np.float32)
+    dtypes = (fused.codes.dtype, fused.probability.dtype, fused.entropy.dtype)
+    assert dtypes == (np.uint8, np.float32, np.float16)
 
 
 def test_what_no_tile_saw_has_no_data():
@@ -163,6 +168,23 @@ def test_what_no_tile_saw_has_no_data():
     _, x = cells_of(fused)
     assert (fused.codes[(x > 140) & (x < 180)] == NODATA).all()
     assert (fused.probability[fused.codes == NODATA] == 0).all()
+    assert (fused.entropy[fused.codes == NODATA] == 0).all()
+    assert (fused.entropy[fused.codes != NODATA] > 0).any()
+
+
+@pytest.mark.parametrize("class_count", [2, 3, 20])
+def test_entropy_is_nil_where_sure_one_where_all_are_alike_and_falls_between(class_count):
+    sure = np.eye(class_count)
+    alike = np.full((class_count, 1), 1 / class_count)
+    np.testing.assert_array_equal(normalised_entropy(sure), np.zeros(class_count))
+    np.testing.assert_allclose(normalised_entropy(alike), 1, rtol=1e-6)
+    shares = np.linspace(0, 1, 11)
+    rising = normalised_entropy((1 - shares) * sure[:, :1] + shares * alike)
+    assert (np.diff(rising) > 0).all()
+
+
+def test_a_head_of_one_class_is_always_sure():
+    assert (normalised_entropy(np.ones((1, 4, 5), np.float32)) == 0).all()
 
 
 def test_scores_are_held_for_a_row_of_tiles_not_for_the_region():
@@ -218,3 +240,4 @@ def random_scores(tile: Tile) -> np.ndarray:
 def assert_same_bits(one: ClassMap, other: ClassMap) -> None:
     np.testing.assert_array_equal(one.codes, other.codes)
     np.testing.assert_array_equal(one.probability, other.probability)
+    np.testing.assert_array_equal(one.entropy, other.entropy)

@@ -53,7 +53,8 @@ def traced(region: Region, seed: int = 0) -> list[TracedObject]:
     """Return what is traced in a region of a map of blobs of three classes."""
     noise = np.random.default_rng(seed).standard_normal((3, 120, 120))
     codes = ndimage.gaussian_filter(noise, (0, 4, 4)).argmax(axis=0).astype(np.uint8)
-    class_map = ClassMap(codes, np.full(codes.shape, 0.7, np.float32), 1000, 3000, 2)
+    probability, entropy = (np.full(codes.shape, 0.7, dtype) for dtype in (np.float32, np.float16))
+    class_map = ClassMap(codes, probability, entropy, 1000, 3000, 2)
     return trace(class_map, SCALE.to_m(region.outline_l0), MODEL_MPP, PolygonSettings(20, 10, 1))
 
 
@@ -105,7 +106,7 @@ def test_the_same_objects_have_the_same_ids_again():
 
 
 def test_even_equal_objects_have_ids_of_their_own():
-    same = TracedObject(1, box(0, 0, 5, 5), 0.5)
+    same = TracedObject(1, box(0, 0, 5, 5), 0.5, 0.4)
     made = make_detections([same, same], SCALE, MPP, "tissue", DISC, CLASSES["tissue"])
     assert made[0].id != made[1].id
 
@@ -114,7 +115,7 @@ def test_an_object_that_hangs_together_by_less_than_the_grid_becomes_two():
     bow_tie = Polygon([(0, 0), (10, 0), (10, 10), (5, 1e-4), (0, 10)])
     hair = box(20, 0, 30, 1e-4)
     pinhole = box(0, 20, 10, 30).difference(box(4, 24, 4.0001, 24.0001))
-    objects = [TracedObject(1, outline, 0.5) for outline in (bow_tie, hair, pinhole)]
+    objects = [TracedObject(1, outline, 0.5, 0.4) for outline in (bow_tie, hair, pinhole)]
     made = make_detections(objects, Scale(1, 1), Mpp(1, 1), "tissue", DISC, CLASSES["tissue"])
     assert [d.outline_l0.is_valid for d in made] == [True] * 3
     assert [d.outline_l0.area for d in made] == pytest.approx([25, 25, 100], abs=0.1)
@@ -125,9 +126,9 @@ def test_no_objects_make_no_detections():
     assert make_detections([], SCALE, MPP, "tissue", DISC, CLASSES["tissue"]) == []
 
 
-def test_a_detection_carries_its_class_and_probability():
+def test_a_detection_carries_its_class_probability_and_entropy():
     made = make_detections(
-        [TracedObject(2, box(0, 0, 5, 5), 0.12345678)],
+        [TracedObject(2, box(0, 0, 5, 5), 0.12345678, 0.87654321)],
         SCALE,
         MPP,
         "tissue",
@@ -136,7 +137,7 @@ def test_a_detection_carries_its_class_and_probability():
     )
     assert (made[0].class_name, made[0].color) == ("Stroma", (150, 200, 150))
     assert (made[0].head, made[0].region_id) == ("tissue", "r-1")
-    assert made[0].mean_probability == 0.123457
+    assert (made[0].mean_probability, made[0].mean_entropy) == (0.123457, 0.876543)
 
 
 def test_only_silent_classes_are_left_out_of_what_is_shown():

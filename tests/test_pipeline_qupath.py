@@ -138,7 +138,7 @@ def test_a_run_writes_what_qupath_then_finds(project):
         assert found["properties"]["name"] in ("tissue", "glands")
         assert found["parent"] in annotations
         values = found["properties"]["measurements"]
-        for name in ("Area µm^2", "Mean probability"):
+        for name in ("Area µm^2", "Mean probability", "Mean entropy"):
             assert values[name] == pytest.approx(wanted["measurements"][name], rel=1e-5)
         same = shape(found["geometry"]).symmetric_difference(shape(feature["geometry"])).area
         assert same == pytest.approx(0, abs=1e-6)

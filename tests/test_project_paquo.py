@@ -247,6 +247,7 @@ def detection(number: int, region_id: str, head: str = "tissue", holed: bool = F
         outline_l0=outline,
         area_um2=outline.area / 4,
         mean_probability=0.75,
+        mean_entropy=0.25,
     )
 
 
@@ -371,7 +372,7 @@ def test_detections_arrive_under_their_annotations_whole(written: Written) -> No
         assert item["properties"]["name"] == "tissue"
         assert item["properties"]["classification"]["name"] == made.class_name
         assert item["properties"]["measurements"] == pytest.approx(
-            {"Area µm^2": made.area_um2, "Mean probability": 0.75}
+            {"Area µm^2": made.area_um2, "Mean probability": 0.75, "Mean entropy": 0.25}
         )
         rings = item["geometry"]["coordinates"]
         shape = Polygon(rings[0], rings[1:])

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from shapely.geometry import Polygon
 from shapely.geometry.base import BaseGeometry
 
 from qupath_bridge.detections import Detection
@@ -70,6 +71,19 @@ class ImageWrite:
     classes: Sequence[ProjectClass] = ()
 
 
+@dataclass(frozen=True)
+class Suggestion:
+    """A square to annotate next, an annotation of ours; see `suggestions`.
+
+    outline_l0: level-0 pixels. measurements: why it is suggested, by QuPath's names.
+    """
+
+    id: str
+    name: str
+    outline_l0: Polygon
+    measurements: Mapping[str, float] = field(default_factory=dict)
+
+
 class Project(Protocol):
     """A QuPath project, however it is reached."""
 
@@ -103,6 +117,10 @@ class Project(Protocol):
 
     def write(self, image: ProjectImage, changes: ImageWrite) -> None:
         """Bring one run's changes into the project, whole or not at all."""
+        ...
+
+    def write_suggestions(self, image: ProjectImage, suggestions: Sequence[Suggestion]) -> None:
+        """Put these in place of earlier suggestions that nobody has touched, or of none."""
         ...
 
     def close(self) -> None: ...

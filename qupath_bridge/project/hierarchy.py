@@ -1,10 +1,10 @@
-"""QuPath's object hierarchy in Java: reading annotations, replacing detections, measurements."""
+"""QuPath's object hierarchy in Java: reading annotations, replacing detections, suggestions."""
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -13,16 +13,14 @@ import numpy as np
 import shapely
 
 from qupath_bridge.detections import Detection
-from qupath_bridge.project.base import Annotation
+from qupath_bridge.featurecollection import MEASUREMENTS, measurements_of
+from qupath_bridge.project.base import Annotation, Suggestion
 from qupath_bridge.project.geojson_objects import read_annotations
 from qupath_bridge.project.jvm import java_class
+from qupath_bridge.suggestions import IGNORED_CLASS, IGNORED_COLOR
 
 PREFIX = "PathSegDiff: "
 """What the names of our measurements of annotations begin with."""
-
-
-AREA, PROBABILITY = "Area µm^2", "Mean probability"
-"""The measurements of every detection."""
 
 
 def annotations_in(hierarchy: Any) -> list[tuple[Any, Annotation]]:
@@ -43,11 +41,12 @@ def detection_ids_in(hierarchy: Any) -> list[str]:
 
 def remove_detections(hierarchy: Any, is_replaced: Callable[[str], bool]) -> None:
     """Take out the detections whose ids say so; what was nested in them moves up."""
-    going = {
-        item: item.getParent()
-        for item in hierarchy.getDetectionObjects()
-        if is_replaced(str(item.getID()))
-    }
+    remove_objects(i for i in hierarchy.getDetectionObjects() if is_replaced(str(i.getID())))
+
+
+def remove_objects(items: Iterable[Any]) -> None:
+    """Take objects out of their hierarchy; what was nested in them moves up."""
+    going = {item: item.getParent() for item in items}
     orphans = [(child, item) for item in going for child in _children(item) if child not in going]
     by_parent = defaultdict(list)
     for item, parent in going.items():
@@ -70,6 +69,23 @@ def add_detections(
     for region_id, items in children.items():
         parent = parents.get(region_id, hierarchy.getRootObject())
         parent.addChildObjects(java_class("java.util.ArrayList")(items))
+    hierarchy.fireHierarchyChangedEvent(hierarchy)
+
+
+def add_suggestions(hierarchy: Any, suggestions: Sequence[Suggestion]) -> None:
+    """Add suggestions at the root, locked, so that no brush that begins in one changes it."""
+    create = java_class("qupath.lib.objects.PathObjects").createAnnotationObject
+    uuid_of = java_class("java.util.UUID").fromString
+    ignored = path_class(IGNORED_CLASS, IGNORED_COLOR) if suggestions else None
+    items = []
+    for suggestion, roi in zip(suggestions, _rois(suggestions), strict=True):
+        item = create(roi, ignored)
+        item.setID(uuid_of(suggestion.id))
+        item.setName(suggestion.name)
+        item.setLocked(True)
+        set_measurements(item, suggestion.measurements)
+        items.append(item)
+    hierarchy.getRootObject().addChildObjects(java_class("java.util.ArrayList")(items))
     hierarchy.fireHierarchyChangedEvent(hierarchy)
 
 
@@ -108,20 +124,20 @@ def _detection_objects(detections: Sequence[Detection]) -> Iterator[Any]:
     path_classes = {key: path_class(*key) for key in classes}
     names = {head: jpype.JString(head) for head in {d.head for d in detections}}
     uuid_of = java_class("java.util.UUID").fromString
-    area, probability = jpype.JString(AREA), jpype.JString(PROBABILITY)
+    keys = {name: jpype.JString(name) for name in MEASUREMENTS}
     for detection, roi in zip(detections, _rois(detections), strict=True):
         item = create(roi, path_classes[detection.class_name, detection.color])
         item.setID(uuid_of(detection.id))
         item.setName(names[detection.head])
         measurements = item.getMeasurementList()
-        measurements.put(area, detection.area_um2)
-        measurements.put(probability, detection.mean_probability)
+        for name, value in measurements_of(detection).items():
+            measurements.put(keys[name], value)
         measurements.close()
         yield item
 
 
-def _rois(detections: Sequence[Detection]) -> Iterator[Any]:
-    """Yield QuPath's shapes of detections: real holes where there are some, plain else.
+def _rois(objects: Sequence[Detection | Suggestion]) -> Iterator[Any]:
+    """Yield QuPath's shapes of objects: real holes where there are some, plain else.
 
     Plain polygons go over as arrays of coordinates, several times faster than as geometries.
     """
@@ -130,7 +146,7 @@ def _rois(detections: Sequence[Detection]) -> Iterator[Any]:
     doubles, octets = jpype.JArray(jpype.JDouble), jpype.JArray(jpype.JByte)
     tools = java_class("qupath.lib.roi.GeometryTools")
     reader = java_class("org.locationtech.jts.io.WKBReader")(tools.getDefaultFactory())
-    outlines = np.array([d.outline_l0 for d in detections], dtype=object)
+    outlines = np.array([item.outline_l0 for item in objects], dtype=object)
     holed = shapely.get_num_interior_rings(outlines) > 0
     x, y = np.ascontiguousarray(shapely.get_coordinates(outlines).T)
     stops = np.cumsum(shapely.get_num_coordinates(outlines)).tolist()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +15,12 @@ from qupath_bridge.detections import is_ours, replaced_by
 from qupath_bridge.errors import ImageDataError, ProjectError, SlideError
 from qupath_bridge.project import hierarchy as objects
 from qupath_bridge.project import qpdata
-from qupath_bridge.project.base import Annotation, ImageWrite, ProjectImage
+from qupath_bridge.project.base import Annotation, ImageWrite, ProjectImage, Suggestion
 from qupath_bridge.project.classlist import add_classes
 from qupath_bridge.project.jvm import java_class, message_of
 from qupath_bridge.project.qpproj import Entry, ProjectFile, image_of
 from qupath_bridge.project.uris import path_of_uri
+from qupath_bridge.suggestions import is_untouched
 
 AUTOMATIC_REGIONS = ("tissue", "slide")
 """Regions that no annotation stands for, and that are always there."""
@@ -103,6 +104,26 @@ class PaquoProject:
             ImageDataError: the image's data file is damaged (it is left untouched).
             ProjectError: the data cannot be written (it is left untouched).
         """
+        with self._changing(image) as hierarchy:
+            _apply(hierarchy, changes)
+            self._add_classes(changes)
+
+    def write_suggestions(self, image: ProjectImage, suggestions: Sequence[Suggestion]) -> None:
+        """Put these in place of earlier suggestions that nobody has touched.
+
+        Nothing is written where there are neither.
+
+        Raises:
+            SlideError, ImageDataError, ProjectError: as `write` does.
+        """
+        if not suggestions and not any(map(is_untouched, self.read_annotations(image))):
+            return
+        with self._changing(image) as hierarchy:
+            _replace_suggestions(hierarchy, suggestions)
+
+    @contextmanager
+    def _changing(self, image: ProjectImage) -> Iterator[Any]:
+        """Give the hierarchy of an image; what is done to it is written, whole or not at all."""
         if not image.path.exists():
             raise SlideError(
                 f"{image.path} is missing; nothing was written into the project, since QuPath would"
@@ -113,9 +134,8 @@ class PaquoProject:
             seen = qpdata.signature_of(path)
             count = int(qpdata.read_hierarchy(self.folder, image.entry_id).nObjects())
             with self._image_data(image, count) as data:
-                _apply(data.getHierarchy(), changes)
+                yield data.getHierarchy()
                 self._back_up_once(image.entry_id)
-                self._add_classes(changes)
                 qpdata.write_image_data(path, data, seen)
                 with suppress(jpype.JException, ProjectError):
                     # Only shown by QuPath, which writes it anew whenever it saves.
@@ -215,3 +235,10 @@ def _apply(hierarchy: Any, changes: ImageWrite) -> None:
     for annotation_id, values in changes.measurements.items():
         if annotation_id in parents:
             objects.set_measurements(parents[annotation_id], values)
+
+
+def _replace_suggestions(hierarchy: Any, suggestions: Sequence[Suggestion]) -> None:
+    pairs = objects.annotations_in(hierarchy)
+    objects.remove_objects(item for item, annotation in pairs if is_untouched(annotation))
+    kept = {annotation.id for _, annotation in pairs if not is_untouched(annotation)}
+    objects.add_suggestions(hierarchy, [s for s in suggestions if s.id not in kept])

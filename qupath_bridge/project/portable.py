@@ -5,13 +5,15 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from qupath_bridge.errors import ProjectError
-from qupath_bridge.project.base import Annotation, ImageWrite, ProjectImage
+from qupath_bridge.project.base import Annotation, ImageWrite, ProjectImage, Suggestion
 from qupath_bridge.project.geojson_objects import read_annotations
 from qupath_bridge.project.qpproj import NEWEST, image_of, read_project_file, version_of
+from qupath_bridge.suggestions import suggestions_path, write_suggestions
 
 REGION_FILES = ("regions.geojson", "regions.geojson.gz")
 EXPORT_AGAIN = "export the annotations from QuPath again (File > Export objects as GeoJSON)"
@@ -79,6 +81,14 @@ class PortableProject:
 
     def write(self, image: ProjectImage, changes: ImageWrite) -> None:
         """Do nothing: QuPath imports the GeoJSON of detections in one step of its own."""
+
+    def write_suggestions(self, image: ProjectImage, suggestions: Sequence[Suggestion]) -> None:
+        """Write `pathsegdiff/<entry id>/suggestions.geojson` for QuPath to import, or remove it.
+
+        Raises:
+            ProjectError: the system refused to write.
+        """
+        write_suggestions(suggestions_path(self.folder, image.entry_id), suggestions)
 
     def close(self) -> None:
         """Do nothing: no file is kept open."""
