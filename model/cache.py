@@ -159,16 +159,18 @@ def tensors_of(
 ) -> dict[str, Tensor]:
     """Return what a feature file holds: maps by number, embeddings, codes and origins."""
     device = next(extractor.parameters()).device
-    passes, embeddings = [], []
+    passes: list[list[Tensor]] = []
+    embeddings: list[Tensor] = []
     for start in range(0, len(patches), batch):
         some = patches[start : start + batch]
         pixels = torch.from_numpy(np.stack([p.pixels for p in some])).to(device)
         maps = extractor(pixels, [p.origin_m for p in some])
         passes.append([m.half().cpu() for m in maps])
-    joined = {
-        str(i): torch.cat(maps).contiguous() for i, maps in enumerate(zip(*passes, strict=True))
-    }
-    return joined | {
+        embeddings.append(extractor.backbone.encoder(to_signed(pixels)).half().cpu())
+    joined = [torch.cat(maps).contiguous() for maps in zip(*passes, strict=True)]
+    return {
+        **{str(i): maps for i, maps in enumerate(joined)},
+        "embeddings": torch.cat(embeddings),
         "codes": torch.from_numpy(np.stack([p.codes for p in patches])),
         "origins": torch.tensor([p.origin_m for p in patches]),
     }

@@ -76,7 +76,7 @@ class FeatureExtractor(nn.Module):
         tokens = self._tokens(pixels)
         latent = self.backbone.autoencoder(pixels)
         passes = [self._activations(latent, t, origins_m, tokens) for t in self.spec.timesteps]
-        return [self._combined(maps) for maps in zip(*passes, strict=True)]
+        return [self._combined(list(maps)) for maps in zip(*passes, strict=True)]
 
     def _tokens(self, pixels: Tensor) -> Tensor:
         if self.spec.conditioned:
@@ -92,7 +92,7 @@ class FeatureExtractor(nn.Module):
             self.backbone.unet(noised, timestep, encoder_hidden_states=tokens)
         return [taken[block] for block in self.spec.up_blocks]
 
-    def _combined(self, maps: Sequence[Tensor]) -> Tensor:
+    def _combined(self, maps: list[Tensor]) -> Tensor:
         if len(maps) == 1:
             return maps[0]
         return torch.cat(maps, dim=1) if self.spec.joined else torch.stack(maps).mean(dim=0)
@@ -102,7 +102,9 @@ class FeatureExtractor(nn.Module):
     ) -> Tensor:
         factor = self.backbone.autoencoder.factor
         origins = [(x // factor, y // factor) for x, y in origins_m]
-        noise = noise_field(self.spec.noise_seed, timestep, origins, latent.shape[1:])
+        _, channels, height, width = latent.shape
+        shape = (channels, height, width)
+        noise = noise_field(self.spec.noise_seed, timestep, origins, shape)
         signal_weight, noise_weight = self.backbone.schedule.mix(timestep)
         return signal_weight * latent + noise_weight * torch.from_numpy(noise).to(latent)
 

@@ -14,8 +14,15 @@ from typing import Any
 import torch
 
 from model.cache import FeatureCache, FeatureFile, PatchPlan, Tell, silent
-from model.card import CARD_FILE, FeatureSpec, HeadCard, ModelCard, find_model, models_home
-from model.card import read_card
+from model.card import (
+    CARD_FILE,
+    FeatureSpec,
+    HeadCard,
+    ModelCard,
+    find_model,
+    models_home,
+    read_card,
+)
 from model.charts import draw_learning_curves
 from model.errors import ModelError
 from model.feature_set import FeatureSet
@@ -106,7 +113,12 @@ def train_new_head(
     held_out = tell_of.files(validation, replace(plan, variants=1))
     checkpoint = models_home() / ".training" / f"{request.model}-{request.head}.pt"
     trained = train_head(
-        FeatureSet(taught), FeatureSet(held_out), len(labels.classes), request.training, checkpoint, tell
+        FeatureSet(taught),
+        FeatureSet(held_out),
+        len(labels.classes),
+        request.training,
+        checkpoint,
+        tell,
     )
     card = _head_card(request, base, labels, counts, (train, validation), trained)
     folder = _install(request, base, card, trained, taught)
@@ -155,9 +167,7 @@ def _base_of(request: HeadRequest) -> _Base:
     return _Base(folder, card, FeatureExtractor(backbone, card.features).eval())
 
 
-def _patch_plan(
-    request: HeadRequest, card: ModelCard, images: int, labels: LabelSet
-) -> PatchPlan:
+def _patch_plan(request: HeadRequest, card: ModelCard, images: int, labels: LabelSet) -> PatchPlan:
     """Return how images become patches, with more stains the fewer there are."""
     stride_m = card.tile_m * 3 // 4
     plan = PatchPlan(card.tile_m, stride_m, card.margin_m, 1, request.training.seed)

@@ -9,8 +9,8 @@ import torch
 from torch.nn.functional import interpolate
 
 from model.cache import FeatureCache, FeatureFile, PatchPlan
-from model.features import FeatureExtractor
 from model.feature_set import FeatureSet
+from model.features import FeatureExtractor
 from model.head import Head
 from model.labels import LabelledImage, LabelledPixels
 

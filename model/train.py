@@ -139,7 +139,7 @@ class _Run:
     def trained(self, trouble: str = "") -> Trained:
         """Return the best head so far."""
         self.head.load_state_dict(self.best)
-        head = self.head.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        head = self.head.to(memory_format=torch.contiguous_format)
         head.eval().requires_grad_(False)
         return Trained(head, self.curve, self.best_epoch, trouble)
 
