@@ -89,6 +89,26 @@ def merge(sets: Sequence[LabelSet]) -> LabelSet:
     return LabelSet(classes, images, "; ".join(labels.description for labels in sets))
 
 
+def in_classes_of(labels: LabelSet, classes: Sequence[HeadClass]) -> tuple[LabelSet, list[str]]:
+    """Return the labels in a head's classes, by name, and the names of classes it does not know.
+
+    Pixels of those are IGNORED.
+
+    Raises:
+        ModelError: the head knows none of the classes.
+    """
+    place = {c.name: code for code, c in enumerate(classes)}
+    unknown = [c.name for c in labels.classes if c.name not in place]
+    if len(unknown) == len(labels.classes):
+        raise ModelError(
+            f"{labels.description} is labelled as {', '.join(unknown)}; the head knows"
+            f" {', '.join(place)}: choose another head"
+        )
+    codes = tuple(place.get(c.name, IGNORED) for c in labels.classes)
+    images = [replace(image, read=partial(_read_recoded, image, codes)) for image in labels.images]
+    return LabelSet(tuple(classes), images, labels.description), unknown
+
+
 def check_labels(labels: LabelSet) -> LabelCounts:
     """Return how many pixels are labelled; reads every image once.
 

@@ -28,7 +28,7 @@ from model.errors import ModelError
 from model.feature_set import FeatureSet
 from model.features import FeatureExtractor
 from model.labels import LabelCounts, LabelledImage, LabelSet, check_labels
-from model.library import new_model
+from model.library import check_name, new_model
 from model.novelty import save_embeddings
 from model.segmenter import choose_device
 from model.split import split, split_by
@@ -75,6 +75,16 @@ class NewHead:
     folder: Path
     card: HeadCard
     trained: Trained
+
+    def summary(self) -> str:
+        """Return what to tell of it."""
+        best = self.trained.curve[self.trained.best - 1]
+        return (
+            f"head trained on {self.card.training['data']}; held-out mean Dice"
+            f" {best.mean_dice:.3f} (epoch {best.epoch} of {len(self.trained.curve)})\n"
+            f"it is in {self.folder}; use it: qupath-pathsegdiff run PROJECT --model"
+            f" {self.folder.name}"
+        )
 
 
 @dataclass(frozen=True)
@@ -146,6 +156,22 @@ class _Features:
         return [file for file in files if len(file)]
 
 
+def base_card(request: HeadRequest) -> ModelCard:
+    """Return the card of the model that a head is to be trained on, as far as it is asked for.
+
+    Raises:
+        ModelError: there is no such model.
+    """
+    card = read_card(_base_folder(request))
+    return card if request.features is None else replace(card, features=request.features)
+
+
+def _base_folder(request: HeadRequest) -> Path:
+    own = models_home() / request.model
+    use_own = request.base is None and (own / CARD_FILE).is_file()
+    return find_model(request.model if use_own else request.base)
+
+
 def _base_of(request: HeadRequest) -> _Base:
     """Return the model to train on, loaded.
 
@@ -154,10 +180,8 @@ def _base_of(request: HeadRequest) -> _Base:
     """
     own = models_home() / request.model
     exists = (own / CARD_FILE).is_file()
-    folder = find_model(request.base if request.base or not exists else request.model)
-    card = read_card(folder)
-    if request.features is not None:
-        card = replace(card, features=request.features)
+    check_name(request.model, replace=exists)
+    folder, card = _base_folder(request), base_card(request)
     if exists and read_card(own).backbone != card.backbone:
         raise ModelError(
             f"model {request.model} rests on another base or other features than {card.name} with"

@@ -41,7 +41,6 @@ class Epoch:
     """One row of the learning curve. dice: mean over the classes held out; NaN where none is."""
 
     epoch: int
-    step: int
     train_loss: float
     validation_loss: float
     mean_dice: float
@@ -124,7 +123,7 @@ class _Run:
                 return f"the loss is not a number at step {step + 1}"
             tell("train", step + 1, self.settings.steps)
         held_out = self._look()
-        self.curve.append(Epoch(number, first + steps, float(np.mean(losses)), *held_out))
+        self.curve.append(Epoch(number, float(np.mean(losses)), *held_out))
         if self.validation is None or self.best_epoch == number:
             self.best = copy.deepcopy(self.head.state_dict())
         return ""

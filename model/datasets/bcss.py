@@ -64,6 +64,21 @@ def bcss_split(labels: LabelSet) -> tuple[list[LabelledImage], list[LabelledImag
     return [image for image in labels.images if image.group not in TEST_INSTITUTES], test
 
 
+def bcss_part(folder: Path, mpp: float, held_out: bool) -> LabelSet:
+    """Return the regions of the institutes to train on, or with `held_out` of those to test on.
+
+    Raises:
+        ModelError: see `read_bcss`, or no region is of such an institute.
+    """
+    labels = read_bcss(folder, mpp)
+    images = bcss_split(labels)[held_out]
+    if not images:
+        which = "none of a test institute" if held_out else "those of test institutes only"
+        raise ModelError(f"{folder} has, of its {len(labels.images)} regions, {which}; get it anew")
+    part = "test" if held_out else "training"
+    return LabelSet(labels.classes, images, f"BCSS, {len(images)} regions of {part} institutes")
+
+
 def _root(folder: Path) -> Path:
     """Return the folder that has the masks: this one or the only such one in it."""
     if (folder / "masks").is_dir():
