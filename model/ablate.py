@@ -19,7 +19,7 @@ from model.features import Backbone, FeatureExtractor
 from model.labels import LabelledImage, LabelSet, check_labels
 from model.segmenter import choose_device
 from model.split import split
-from model.train import HeadTraining, train_head
+from model.train import HeadTraining, Lessons, train_head
 from model.weights import load_backbone
 
 COLUMNS = ("timestep", "blocks", "conditioned", "stem", "mean_dice", "lowest", "highest", "seeds")
@@ -147,7 +147,7 @@ class _Bench:
         scores = []
         for seed in range(self.grid.seed, self.grid.seed + self.grid.repeats):
             settings = HeadTraining(steps=self.grid.steps, seed=seed)
-            trained = train_head(train, held_out, self.classes, settings, tell=self.tell)
+            trained = train_head(Lessons(train, held_out, self.classes), settings, tell=self.tell)
             scores.append(trained.curve[trained.best - 1].mean_dice)
         return Row(trial, tuple(scores))
 

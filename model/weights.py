@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import torch
 from diffusers import UNet2DConditionModel
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import ViTConfig, ViTModel
@@ -86,6 +86,15 @@ def save_backbone(folder: Path, backbone: Backbone, dtype: torch.dtype = torch.f
     _save(backbone.conditioner, folder / "conditioner.safetensors", dtype)
     if backbone.stem is not None:
         _save(backbone.stem, folder / STEM_WEIGHTS, dtype)
+
+
+def save_unet(folder: Path, unet: UNet2DConditionModel) -> None:
+    """Write a U-Net's weights over those in a model folder, in the precision they had."""
+    path = folder / "unet" / DIFFUSERS_WEIGHTS
+    with safe_open(path, framework="pt") as former:
+        dtype = former.get_tensor(next(iter(former.keys()))).dtype
+    path.unlink()  # it may be a link to another model's
+    _save(unet, path, dtype)
 
 
 def save_head(folder: Path, name: str, head: Head) -> None:
