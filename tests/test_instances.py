@@ -153,8 +153,12 @@ def test_gland_is_where_inside_and_border_together_outweigh_the_rest():
 def test_real_glands_come_back_from_their_codes(shared_data):
     from PIL import Image
 
-    truth = np.array(Image.open(shared_data / "glas" / "testA" / "testA_10_anno.png")).astype(int)
-    found = gland_instances(probabilities(border_codes(truth, 4)), GlandReading(mpp=0.62005))
+    file = shared_data / "glas" / "testA" / "testA_10_anno.png"
+    with Image.open(file) as mask:
+        truth = np.array(mask).astype(np.int32)
+    # The truth holds slivers of glands at the image's edge, so no object is too small here.
+    reading = GlandReading(mpp=0.62005, min_object_um2=0)
+    found = gland_instances(probabilities(border_codes(truth, 4)), reading)
     scores = object_scores(object_sums(truth, found))
-    assert scores["object_f1"] > 0.98
-    assert scores["object_dice"] > 0.98
+    assert scores["object_f1"] == 1
+    assert scores["object_dice"] > 0.999
