@@ -1,9 +1,10 @@
 """The three measures of the GlaS challenge: object F1, object Dice, object Hausdorff distance.
 
 Source: Sirinukunwattana et al., Gland segmentation in colon histology images: the GlaS challenge
-contest, Medical Image Analysis 35 (2017); glas.grand-challenge.org/Evaluation. An object's partner is the object of the
-other side that covers most of it, of equals the one with the lowest id. All three are over the
-objects of all images together, so an image is one row of sums and the rows of a set add up.
+contest, Medical Image Analysis 35 (2017); glas.grand-challenge.org/Evaluation. An object's
+partner is the object of the other side that covers most of it, of equals the one with the lowest
+id. All three are over the objects of all images together, so an image is one row of sums and the
+rows of a set add up.
 """
 
 from __future__ import annotations
@@ -95,8 +96,8 @@ def _detections(real: _Objects, overlap: np.ndarray) -> tuple[int, int, int]:
     """Return true positives, false positives and false negatives.
 
     A found object counts as true if it covers at least half of its partner (so the published
-    text; ports of the challenge's code ask for more), a true one as missed if no object that has it as
-    partner does.
+    text; ports of the challenge's code ask for more), a true one as missed if no object that has
+    it as partner does.
     """
     reals, seens = overlap.shape
     if reals == 0 or seens == 0:
