@@ -16,6 +16,7 @@ HOMES = {
     "diffusers": "model",
     "transformers": "model",
     "safetensors": "model",
+    "yaml": "model",
 }
 # Looks at versions and devices, and so touches what it looks at.
 EXCEPTIONS = {("qupath_bridge/doctor.py", "torch"), ("qupath_bridge/doctor.py", "openslide")}
