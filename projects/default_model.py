@@ -45,6 +45,7 @@ from model.head import Head
 from model.novelty import save_embeddings
 from model.pretrain import Budget, train_autoencoder, train_denoiser, train_encoder
 from model.schedule import NoiseSchedule
+from model.segmenter import choose_device
 from model.stem import Stem, StemPlan
 from model.train import HeadTraining
 from model.weights import STEM_WEIGHTS, load_backbone, read_tensors, save_backbone, save_head, seal
@@ -151,6 +152,8 @@ def train_backbone(size: Size, real: Mixture, source: Mixture, work: Path) -> Ba
     torch.manual_seed(0)
     network, encoder, unet = new_autoencoder(), new_encoder(), new_unet()
     conditioner, schedule = Conditioner(encoder.width, 128), NoiseSchedule()
+    for part in (network, encoder, unet, conditioner):
+        part.to(choose_device("auto"))
     scale = work / "scale.txt"
 
     def first() -> None:
@@ -164,7 +167,7 @@ def train_backbone(size: Size, real: Mixture, source: Mixture, work: Path) -> Ba
     both = nn.ModuleList([unet, conditioner])
     arguments = (unet, conditioner, autoencoder, encoder, schedule, source, list(size.denoiser), 3)
     stage(work, "denoiser", both, partial(train_denoiser, *arguments))
-    return Backbone(autoencoder, encoder, conditioner, unet, schedule).eval()
+    return Backbone(autoencoder, encoder, conditioner, unet, schedule).eval().cpu()
 
 
 def _run(function: Callable[..., object], *arguments: object) -> None:
