@@ -13,6 +13,7 @@ from model.autoencoder import Autoencoder, to_signed
 from model.card import FeatureSpec
 from model.encoder import Conditioner, Encoder
 from model.schedule import NoiseSchedule, noise_field
+from model.stem import Stem
 
 
 class Backbone(nn.Module):
@@ -28,6 +29,7 @@ class Backbone(nn.Module):
         conditioner: Conditioner,
         unet: UNet2DConditionModel,
         schedule: NoiseSchedule,
+        stem: Stem | None = None,
     ) -> None:
         super().__init__()
         self.autoencoder = autoencoder
@@ -35,16 +37,18 @@ class Backbone(nn.Module):
         self.conditioner = conditioner
         self.unet = unet
         self.schedule = schedule
+        self.stem = stem
 
     def feature_channels(self, spec: FeatureSpec) -> tuple[int, ...]:
         """Return how many channels each map of features has."""
         widths = list(reversed(self.unet.config.block_out_channels))
         times = len(spec.timesteps) if spec.joined else 1
-        return tuple(times * widths[block] for block in spec.up_blocks)
+        stem = self.stem.channels if self.stem is not None and spec.stem is not None else ()
+        return (*(times * widths[block] for block in spec.up_blocks), *stem)
 
 
 class FeatureExtractor(nn.Module):
-    """Features of image patches: what the U-Net's decoder knows of them at the timesteps."""
+    """Features of image patches: what the U-Net's decoder, and the stem, know of them."""
 
     def __init__(self, backbone: Backbone, spec: FeatureSpec) -> None:
         super().__init__()
@@ -57,18 +61,22 @@ class FeatureExtractor(nn.Module):
         return self.backbone.feature_channels(self.spec)
 
     def forward(self, tiles: Tensor, origins_m: Sequence[tuple[int, int]]) -> list[Tensor]:
-        """Return each tapped block's activations, float [B, C_i, h_i, w_i].
+        """Return each tapped block's activations and the stem's maps, float [B, C_i, h_i, w_i].
 
         `tiles` is uint8 [B, H, W, 3] at the model's resolution; `origins_m` are their corners
         (x, y) on the slide in model pixels, which place them in the noise field.
         """
+        stem = self.backbone.stem if self.spec.stem is not None else None
+        return [*self._of_diffusion(tiles, origins_m), *(stem(tiles) if stem is not None else ())]
+
+    def _of_diffusion(self, tiles: Tensor, origins_m: Sequence[tuple[int, int]]) -> list[Tensor]:
         if not self.spec.up_blocks:
             return []
         pixels = to_signed(tiles)
         tokens = self._tokens(pixels)
         latent = self.backbone.autoencoder(pixels)
         passes = [self._activations(latent, t, origins_m, tokens) for t in self.spec.timesteps]
-        return [self._combined(maps) for maps in zip(*passes, strict=True)]
+        return [self._combined(list(maps)) for maps in zip(*passes, strict=True)]
 
     def _tokens(self, pixels: Tensor) -> Tensor:
         if self.spec.conditioned:
@@ -84,7 +92,7 @@ class FeatureExtractor(nn.Module):
             self.backbone.unet(noised, timestep, encoder_hidden_states=tokens)
         return [taken[block] for block in self.spec.up_blocks]
 
-    def _combined(self, maps: Sequence[Tensor]) -> Tensor:
+    def _combined(self, maps: list[Tensor]) -> Tensor:
         if len(maps) == 1:
             return maps[0]
         return torch.cat(maps, dim=1) if self.spec.joined else torch.stack(maps).mean(dim=0)
@@ -94,7 +102,9 @@ class FeatureExtractor(nn.Module):
     ) -> Tensor:
         factor = self.backbone.autoencoder.factor
         origins = [(x // factor, y // factor) for x, y in origins_m]
-        noise = noise_field(self.spec.noise_seed, timestep, origins, latent.shape[1:])
+        _, channels, height, width = latent.shape
+        shape = (channels, height, width)
+        noise = noise_field(self.spec.noise_seed, timestep, origins, shape)
         signal_weight, noise_weight = self.backbone.schedule.mix(timestep)
         return signal_weight * latent + noise_weight * torch.from_numpy(noise).to(latent)
 

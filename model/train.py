@@ -1,164 +1,234 @@
-"""Training of heads on frozen features."""
+"""Training of a head on the frozen model's features."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import copy
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from model.features import FeatureExtractor
+from model.cache import Tell, silent
+from model.errors import ModelError
+from model.feature_set import FeatureSet
 from model.head import Head
-from model.pretrain import Progress
-
-IGNORED = 255
-
-
-@dataclass(frozen=True)
-class LabelledTile:
-    """One patch and its truth.
-
-    pixels: uint8 [H, W, 3]. codes: uint8 [H, W], the class of each pixel or IGNORED.
-    origin_m: (x, y), where the patch lies in the noise field.
-    """
-
-    pixels: np.ndarray
-    codes: np.ndarray
-    origin_m: tuple[int, int] = (0, 0)
+from model.loss import class_weights, segmentation_loss, soft_targets
 
 
 @dataclass(frozen=True)
 class HeadTraining:
-    """Settings of a head's training; all are our choice."""
+    """Settings of a head's training; all are our choice.
 
-    steps: int = 600
-    batch: int = 16
+    epoch_steps: after so many steps the held-out patches are looked at.
+    """
+
+    steps: int = 400
+    batch: int = 8
     learning_rate: float = 2e-3
+    weight_decay: float = 0.01
     width: int = 48
+    epoch_steps: int = 20
     seed: int = 0
 
 
-class CachedFeatures:
-    """Features of labelled tiles, computed once, float16 in memory."""
+@dataclass(frozen=True)
+class Epoch:
+    """One row of the learning curve. dice: mean over the classes held out; NaN where none is."""
 
-    def __init__(self, extractor: FeatureExtractor, tiles: Sequence[LabelledTile]) -> None:
-        self._blocks: list[Sequence[Tensor]] = []
-        progress = Progress("features", len(tiles))
-        with torch.inference_mode():
-            for index, tile in enumerate(tiles):
-                pixels = torch.from_numpy(tile.pixels)[None]
-                features = extractor(pixels, [tile.origin_m])
-                self._blocks.append([f[0].half() for f in features])
-                progress.tell(index, 0.0)
-
-    def save(self, path: Path) -> None:
-        """Write the features to a file that `load` reads."""
-        count = range(len(self._blocks[0]))
-        save_file(
-            {str(i): torch.stack([blocks[i] for blocks in self._blocks]) for i in count}, path
-        )
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Return the features in a file that `save` wrote."""
-        stacked = load_file(path)
-        features = cls.__new__(cls)
-        features._blocks = list(zip(*(stacked[str(i)] for i in range(len(stacked))), strict=True))
-        return features
-
-    def __len__(self) -> int:
-        return len(self._blocks)
-
-    @property
-    def channels(self) -> tuple[int, ...]:
-        return tuple(block.shape[0] for block in self._blocks[0])
-
-    def batch(self, indices: Sequence[int]) -> list[Tensor]:
-        """Return float32 [B, C_i, h_i, w_i] per block."""
-        picked = [self._blocks[i] for i in indices]
-        return [torch.stack(maps).float() for maps in zip(*picked, strict=True)]
+    epoch: int
+    train_loss: float
+    validation_loss: float
+    mean_dice: float
 
 
-def soft_targets(codes: Tensor, classes: int, cell_m: int) -> tuple[Tensor, Tensor]:
-    """Return class shares [B, K, h, w] of each score cell and its labelled share [B, h, w].
+@dataclass
+class Trained:
+    """A trained head, how it learned, and what stopped it early, if anything did."""
 
-    `codes` is uint8 [B, H, W]. Shares add to 1 where anything in the cell is labelled.
-    """
-    known = codes != IGNORED
-    onehot = F.one_hot(codes.long().masked_fill(~known, 0), classes).permute(0, 3, 1, 2).float()
-    shares = F.avg_pool2d(onehot * known[:, None], cell_m)
-    weight = shares.sum(dim=1)
-    return shares / weight[:, None].clamp_min(1e-6), weight
-
-
-def segmentation_loss(
-    logits: Tensor, shares: Tensor, weight: Tensor, class_weights: Tensor
-) -> Tensor:
-    """Return cross-entropy plus soft Dice; cells weigh as much as is labelled in them."""
-    per_cell = -(shares * logits.log_softmax(dim=1) * class_weights.view(1, -1, 1, 1)).sum(dim=1)
-    entropy = (per_cell * weight).sum() / weight.sum().clamp_min(1.0)
-    probabilities = logits.softmax(dim=1) * weight[:, None]
-    truth = shares * weight[:, None]
-    both = (probabilities * truth).sum(dim=(0, 2, 3))
-    either = (probabilities + truth).sum(dim=(0, 2, 3))
-    present = truth.sum(dim=(0, 2, 3)) > 0
-    dice = (2 * both[present] + 1) / (either[present] + 1)
-    return entropy + 1 - dice.mean()
+    head: Head
+    curve: list[Epoch] = field(default_factory=list)
+    best: int = 0
+    trouble: str = ""
 
 
 def train_head(
-    features: CachedFeatures,
-    codes: Sequence[np.ndarray],
+    training: FeatureSet,
+    validation: FeatureSet | None,
     classes: int,
     settings: HeadTraining,
-) -> Head:
-    """Return a head trained on cached features and the tiles' codes, uint8 [H, W] each."""
-    torch.manual_seed(settings.seed)
-    head = Head(features.channels, classes, settings.width).train()
-    optimiser = torch.optim.AdamW(head.parameters(), lr=settings.learning_rate, weight_decay=0.01)
-    rate = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, settings.learning_rate, total_steps=settings.steps, pct_start=0.1
-    )
-    weights = class_weights(codes, classes)
-    progress = Progress("head", settings.steps)
-    picks = _picks(len(features), settings)
-    for step, indices in zip(range(settings.steps), picks, strict=False):
-        batch = features.batch(indices)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            logits = head(batch).float()
-        truth = torch.from_numpy(np.stack([codes[i] for i in indices]))
-        shares, weight = soft_targets(truth, classes, truth.shape[-1] // logits.shape[-1])
-        loss = segmentation_loss(logits, shares, weight, weights)
-        optimiser.zero_grad(set_to_none=True)
+    checkpoint: Path | None = None,
+    tell: Tell = silent,
+) -> Trained:
+    """Return the head of the epoch that is best on what is held out; the last without that.
+
+    With a `checkpoint`, training goes on where that file stops, if it is of the same training,
+    and every epoch is kept in it.
+
+    Raises:
+        ModelError: the loss is not a number before any epoch was done.
+    """
+    run = _Run(training, validation, classes, settings)
+    run.resume(checkpoint)
+    epochs = math.ceil(settings.steps / settings.epoch_steps)
+    for epoch in range(len(run.curve) + 1, epochs + 1):
+        trouble = run.epoch(epoch, tell)
+        if trouble:
+            if not run.curve:
+                raise ModelError(f"{trouble}; lower the learning rate, or look at the labels")
+            return run.trained(trouble)
+        run.keep(checkpoint)
+    return run.trained()
+
+
+class _Run:
+    """A training under way: the head, its best state so far, and the optimiser."""
+
+    def __init__(
+        self,
+        training: FeatureSet,
+        validation: FeatureSet | None,
+        classes: int,
+        settings: HeadTraining,
+    ) -> None:
+        torch.manual_seed(settings.seed)
+        self.training, self.validation = training, validation
+        self.classes, self.settings = classes, settings
+        head = Head(training.channels, classes, settings.width)
+        self.head = head.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.weights = class_weights(training.planes, classes)
+        self.optimiser = torch.optim.AdamW(
+            self.head.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        )
+        self.rate = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimiser, settings.learning_rate, total_steps=settings.steps, pct_start=0.1
+        )
+        self.curve: list[Epoch] = []
+        self.best = copy.deepcopy(self.head.state_dict())
+
+    def epoch(self, number: int, tell: Tell) -> str:
+        """Train one epoch and look at what is held out; return what went wrong, if anything."""
+        self.head.train()
+        rng = np.random.default_rng([self.settings.seed, number])
+        first = (number - 1) * self.settings.epoch_steps
+        steps = min(self.settings.epoch_steps, self.settings.steps - first)
+        losses = []
+        for step, indices in zip(range(first, first + steps), self._picks(rng), strict=False):
+            losses.append(self._step(indices, rng))
+            if not math.isfinite(losses[-1]):
+                return f"the loss is not a number at step {step + 1}"
+            tell("train", step + 1, self.settings.steps)
+        held_out = self._look()
+        self.curve.append(Epoch(number, float(np.mean(losses)), *held_out))
+        if self.validation is None or self.best_epoch == number:
+            self.best = copy.deepcopy(self.head.state_dict())
+        return ""
+
+    @property
+    def best_epoch(self) -> int:
+        """Return the epoch with the best held-out Dice, the first of equals; else the last."""
+        if self.validation is None:
+            return len(self.curve)
+        return max(self.curve, key=lambda row: row.mean_dice).epoch
+
+    def trained(self, trouble: str = "") -> Trained:
+        """Return the best head so far."""
+        self.head.load_state_dict(self.best)
+        head = self.head.to(memory_format=torch.contiguous_format)
+        head.eval().requires_grad_(False)
+        return Trained(head, self.curve, self.best_epoch, trouble)
+
+    def keep(self, checkpoint: Path | None) -> None:
+        """Write all that is needed to go on, whole or not at all."""
+        if checkpoint is None:
+            return
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        state = {
+            "of": self._identity(),
+            "head": self.head.state_dict(),
+            "best": self.best,
+            "optimiser": self.optimiser.state_dict(),
+            "rate": self.rate.state_dict(),
+            "curve": [asdict(row) for row in self.curve],
+        }
+        beside = checkpoint.with_suffix(".part")
+        torch.save(state, beside)
+        beside.replace(checkpoint)
+
+    def resume(self, checkpoint: Path | None) -> None:
+        """Take up what a checkpoint of this same training holds; any other is left alone."""
+        state = _read_checkpoint(checkpoint)
+        if state.get("of") != self._identity():
+            return
+        self.head.load_state_dict(state["head"])
+        self.best = state["best"]
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.rate.load_state_dict(state["rate"])
+        self.curve = [Epoch(**row) for row in state["curve"]]
+
+    def _identity(self) -> str:
+        names = [f.name for s in (self.training, self.validation) if s for f in s.files]
+        return repr((self.settings, self.classes, self.training.channels, names))
+
+    def _step(self, indices: list[int], rng: np.random.Generator) -> float:
+        loss = self._loss(self.training, indices, rng)
+        self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(head.parameters(), 1.0)
-        optimiser.step()
-        rate.step()
-        progress.tell(step, float(loss.detach()))
-    return head.eval().requires_grad_(False)
+        nn.utils.clip_grad_norm_(self.head.parameters(), 1.0)
+        self.optimiser.step()
+        self.rate.step()
+        return loss.item()
+
+    def _loss(
+        self, source: FeatureSet, indices: list[int], rng: np.random.Generator | None = None
+    ) -> Tensor:
+        logits, shares, weight = self._answers(source, indices, rng)
+        return segmentation_loss(logits, shares, weight, self.weights)
+
+    def _answers(
+        self, source: FeatureSet, indices: list[int], rng: np.random.Generator | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        maps, codes = source.batch(indices, rng)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.head.training):
+            logits = self.head(maps).float()
+        return logits, *soft_targets(codes, self.classes, codes.shape[-1] // logits.shape[-1])
+
+    @torch.no_grad()
+    def _look(self) -> tuple[float, float]:
+        """Return the loss and the mean Dice over the classes of what is held out."""
+        if self.validation is None:
+            return math.nan, math.nan
+        self.head.eval()
+        losses, both, either = [], torch.zeros(self.classes), torch.zeros(self.classes)
+        for start in range(0, len(self.validation), self.settings.batch):
+            indices = list(range(len(self.validation)))[start : start + self.settings.batch]
+            logits, shares, weight = self._answers(self.validation, indices)
+            losses.append(segmentation_loss(logits, shares, weight, self.weights).item())
+            found = nn.functional.one_hot(logits.argmax(1), self.classes).permute(0, 3, 1, 2)
+            truth, found = shares * weight[:, None], found * weight[:, None]
+            both += torch.minimum(truth, found).sum((0, 2, 3))
+            either += (truth + found).sum((0, 2, 3))
+        dice = (2 * both / either)[either > 0]
+        return float(np.mean(losses)), float(dice.mean())
+
+    def _picks(self, rng: np.random.Generator) -> Iterator[list[int]]:
+        """Yield batches for ever, every patch once before any comes again."""
+        batch, left = self.settings.batch, np.empty(0, np.int64)
+        while True:
+            while len(left) < batch:
+                left = np.concatenate([left, rng.permutation(len(self.training))])
+            yield left[:batch].tolist()
+            left = left[batch:]
 
 
-def class_weights(codes: Sequence[np.ndarray], classes: int) -> Tensor:
-    """Return weights inverse to the root of each class's share, mean 1 over the classes seen."""
-    counts = np.zeros(256)
-    for plane in codes:
-        counts += np.bincount(plane.ravel(), minlength=256)
-    counts = counts[:classes]
-    weights = np.where(counts > 0, 1 / np.sqrt(np.maximum(counts, 1)), 0)
-    return torch.from_numpy(weights / weights[counts > 0].mean()).float()
-
-
-def _picks(count: int, settings: HeadTraining) -> Iterator[list[int]]:
-    rng = np.random.default_rng(settings.seed)
-    while True:
-        order = rng.permutation(count)
-        for start in range(0, count - settings.batch + 1, settings.batch):
-            yield order[start : start + settings.batch].tolist()
-        if count < settings.batch:
-            yield order.tolist()
+def _read_checkpoint(path: Path | None) -> dict[str, Any]:
+    if path is None or not path.exists():
+        return {}
+    try:
+        return dict(torch.load(path, weights_only=True))
+    except Exception:  # torch raises anything at all on a damaged file; then it starts anew
+        return {}

@@ -5,6 +5,7 @@ autoencoder/config.json, diffusion_pytorch_model.safetensors
 unet/config.json, diffusion_pytorch_model.safetensors
 encoder/config.json, model.safetensors
 conditioner.safetensors
+stem.safetensors                            where the card has a pixel stem
 heads/<name>.safetensors
 heads/<name>.embeddings.safetensors         of what the head was trained on; see `novelty`
 """
@@ -32,9 +33,11 @@ from model.errors import ModelError
 from model.features import Backbone
 from model.head import Head
 from model.schedule import NoiseSchedule
+from model.stem import stem_of
 
 DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
 TRANSFORMERS_WEIGHTS = "model.safetensors"
+STEM_WEIGHTS = "stem.safetensors"
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 
 M = TypeVar("M", bound=nn.Module)
@@ -58,7 +61,9 @@ def load_backbone(folder: Path, card: ModelCard) -> Backbone:
     encoder = Encoder(_filled(vit, folder / "encoder" / TRANSFORMERS_WEIGHTS))
     conditioner = _conditioner(folder / "conditioner.safetensors")
     schedule = NoiseSchedule(**card.schedule)
-    backbone = Backbone(Autoencoder(autoencoder), encoder, conditioner, unet, schedule)
+    stem = stem_of(card.features.stem)
+    stem = stem if stem is None else _filled(stem, folder / STEM_WEIGHTS)
+    backbone = Backbone(Autoencoder(autoencoder), encoder, conditioner, unet, schedule, stem)
     return backbone.eval().requires_grad_(False)
 
 
@@ -69,16 +74,18 @@ def load_head(folder: Path, card: ModelCard, name: str) -> Head:
     return _filled(network, folder / "heads" / f"{name}.safetensors").eval().requires_grad_(False)
 
 
-def save_backbone(folder: Path, backbone: Backbone) -> None:
-    """Write a backbone into a model folder, weights as float16."""
+def save_backbone(folder: Path, backbone: Backbone, dtype: torch.dtype = torch.float16) -> None:
+    """Write a backbone into a model folder, weights as `dtype`."""
     for name, network in (("autoencoder", backbone.autoencoder.network), ("unet", backbone.unet)):
         (folder / name).mkdir(parents=True, exist_ok=True)
         network.save_config(folder / name)
-        _save(network, folder / name / DIFFUSERS_WEIGHTS)
+        _save(network, folder / name / DIFFUSERS_WEIGHTS, dtype)
     (folder / "encoder").mkdir(exist_ok=True)
     backbone.encoder.network.config.save_pretrained(folder / "encoder")
-    _save(backbone.encoder.network, folder / "encoder" / TRANSFORMERS_WEIGHTS)
-    _save(backbone.conditioner, folder / "conditioner.safetensors")
+    _save(backbone.encoder.network, folder / "encoder" / TRANSFORMERS_WEIGHTS, dtype)
+    _save(backbone.conditioner, folder / "conditioner.safetensors", dtype)
+    if backbone.stem is not None:
+        _save(backbone.stem, folder / STEM_WEIGHTS, dtype)
 
 
 def save_head(folder: Path, name: str, head: Head) -> None:
@@ -175,8 +182,9 @@ def _config(path: Path) -> dict[str, Any]:
     return dict(config)
 
 
-def _save(network: nn.Module, path: Path) -> None:
+def _save(network: nn.Module, path: Path, dtype: torch.dtype = torch.float16) -> None:
     state = network.state_dict()
     save_file(
-        {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in state.items()}, path
+        {k: (v.to(dtype) if v.is_floating_point() else v).contiguous() for k, v in state.items()},
+        path,
     )

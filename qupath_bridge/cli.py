@@ -13,7 +13,9 @@ import click
 
 from qupath_bridge import __version__
 from qupath_bridge.cli_base import INTERRUPTED, PROJECT, sentence_not_trace
+from qupath_bridge.cli_models import models
 from qupath_bridge.cli_suggest import suggest
+from qupath_bridge.cli_train import ablate, evaluate, train
 from qupath_bridge.run_options import DEVICES, run_options, settings_of
 from qupath_bridge.settings import RunSettings
 
@@ -121,4 +123,8 @@ def doctor(project: Path | None, model: str) -> None:
     sys.exit(1 if any(finding.state == "bad" for finding in findings) else 0)
 
 
+main.add_command(models)
 main.add_command(suggest)
+main.add_command(train)
+main.add_command(evaluate)
+main.add_command(ablate)

@@ -1,4 +1,4 @@
-"""What every command shares: its project, its errors as one sentence."""
+"""What every command of the command line shares."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Protocol, TextIO
 
 from tqdm import tqdm
@@ -88,3 +89,16 @@ class LineReporter:
 def console_reporter() -> Reporter:
     """Return a bar where stderr is a terminal, plain lines otherwise."""
     return BarReporter() if sys.stderr.isatty() else LineReporter()
+
+
+def stage_lines(every_s: float = 10.0) -> Callable[[str, int, int], None]:
+    """Return a function to tell of stages: a line on stderr now and then, and at each end."""
+    spoke: dict[str, float] = {}
+
+    def tell(stage: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if done == total or now - spoke.get(stage, -every_s) >= every_s:
+            spoke[stage] = now
+            print(f"{stage}: {done}/{total}", file=sys.stderr, flush=True)
+
+    return tell

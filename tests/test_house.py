@@ -16,6 +16,8 @@ HOMES = {
     "diffusers": "model",
     "transformers": "model",
     "safetensors": "model",
+    "skimage": "model",
+    "matplotlib": "model/charts",
 }
 # Looks at versions and devices, and so touches what it looks at.
 EXCEPTIONS = {("qupath_bridge/doctor.py", "torch"), ("qupath_bridge/doctor.py", "openslide")}

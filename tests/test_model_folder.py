@@ -78,11 +78,11 @@ def test_a_changed_file_is_named(copied):
 def test_a_model_of_another_format_says_so(copied):
     card = json.loads((copied / "card.json").read_text(encoding="utf-8"))
     (copied / "card.json").write_text(json.dumps(card | {"format": 99}), encoding="utf-8")
-    with pytest.raises(ModelError, match="card format 99, this program reads 1"):
+    with pytest.raises(ModelError, match="card format 99, this program reads 2"):
         load_segmenter(copied, device="cpu")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 1}', '"x"'])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 2}', '"x"'])
 def test_a_broken_card_is_one_clear_error(copied, text):
     (copied / "card.json").write_text(text, encoding="utf-8")
     with pytest.raises(ModelError, match=r"card\.json"):

@@ -237,25 +237,29 @@ def test_annotations_come_in_every_form_that_qupath_exports(
 ) -> None:
     content = wrap(feature(classification={"name": "Tumor", "color": [200, 0, 0]}))
     (annotation,) = annotations_from(make_project(), content, name)
-    assert annotation == Annotation(UUID, "here", "Tumor", box(0, 0, 100, 100).normalize())
+    square = box(0, 0, 100, 100).normalize()
+    assert annotation == Annotation(UUID, "here", "Tumor", square, (200, 0, 0))
 
 
 @pytest.mark.parametrize(
-    ("classification", "class_name"),
+    ("classification", "class_name", "color"),
     [
-        (None, None),
-        ({}, None),
-        ("Stroma", "Stroma"),
-        ({"name": "Region*", "color": [0, 0, 180]}, "Region*"),
-        ({"names": ["Tumor", "Positive"], "color": [200, 0, 0]}, "Tumor: Positive"),
-        ({"name": "Tumor", "colorRGB": -3670016}, "Tumor"),
+        (None, None, None),
+        ({}, None, None),
+        ("Stroma", "Stroma", None),
+        ({"name": "Region*", "color": [0, 0, 180]}, "Region*", (0, 0, 180)),
+        ({"names": ["Tumor", "Positive"], "color": [200, 0, 0]}, "Tumor: Positive", (200, 0, 0)),
+        ({"name": "Tumor", "colorRGB": -3670016}, "Tumor", (200, 0, 0)),
     ],
 )
-def test_a_class_is_named_in_every_way(
-    make_project: MakeProject, classification: Any, class_name: str | None
+def test_a_class_is_named_and_coloured_in_every_way(
+    make_project: MakeProject,
+    classification: Any,
+    class_name: str | None,
+    color: tuple[int, int, int] | None,
 ) -> None:
     (annotation,) = annotations_from(make_project(), feature(classification=classification))
-    assert annotation.class_name == class_name
+    assert (annotation.class_name, annotation.class_color) == (class_name, color)
 
 
 def test_only_annotations_are_regions_nested_ones_too(make_project: MakeProject) -> None:

@@ -70,7 +70,7 @@ def test_features_equal_the_activations_of_a_plain_forward_pass(segmenter, tiles
     with torch.inference_mode():
         features = extractor(torch.from_numpy(tiles), ORIGINS)
         tokens = backbone.conditioner(backbone.encoder(pixels))
-        noised = extractor._noised(backbone.autoencoder(pixels), ORIGINS)
+        noised = extractor._noised(backbone.autoencoder(pixels), 50, ORIGINS)
         seen = []
         for block in backbone.unet.up_blocks:
             block.register_forward_hook(lambda m, a, output: seen.append(output))

@@ -34,12 +34,16 @@ class ProjectImage:
 
 @dataclass(frozen=True)
 class Annotation:
-    """One annotation of an image; geometry in level-0 pixels, of any type, perhaps invalid."""
+    """One annotation of an image; geometry in level-0 pixels, of any type, perhaps invalid.
+
+    class_color is its class's, (r, g, b), 0..255; None where it says none.
+    """
 
     id: str
     name: str | None
     class_name: str | None
     geometry_l0: BaseGeometry
+    class_color: tuple[int, int, int] | None = None
 
 
 @dataclass(frozen=True)

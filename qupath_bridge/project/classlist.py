@@ -33,6 +33,27 @@ def add_classes(project_folder: Path, classes: Sequence[tuple[str, int | None]])
         beside.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
+def read_classes(project_folder: Path) -> dict[str, tuple[int, int, int] | None]:
+    """Return the project's classes in its order, each with its colour where it has one.
+
+    Raises:
+        ProjectError: the list is broken.
+    """
+    content = _read(project_folder / "classifiers" / "classes.json")
+    return {
+        str(known["name"]): rgb_of(known.get("color"))
+        for known in content["pathClasses"]
+        if known.get("name")
+    }
+
+
+def rgb_of(packed: object) -> tuple[int, int, int] | None:
+    """Return (r, g, b) of a colour as QuPath packs it into one signed number; None of no number."""
+    if not isinstance(packed, int) or isinstance(packed, bool):
+        return None
+    return packed >> 16 & 255, packed >> 8 & 255, packed & 255
+
+
 def _read(path: Path) -> dict[str, list[dict[str, object]]]:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))

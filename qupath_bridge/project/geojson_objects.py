@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
 
@@ -19,6 +20,7 @@ from shapely.geometry import (
 from shapely.geometry.base import BaseGeometry
 
 from qupath_bridge.project.base import Annotation
+from qupath_bridge.project.classlist import rgb_of
 
 ANNOTATION_TYPES = {"annotation", "pathannotationobject", "unknown"}
 CHILDREN = ("childObjects", "children")
@@ -94,6 +96,7 @@ def _annotations_of(feature: Mapping[str, Any]) -> Iterator[Annotation]:
             name=None if name is None else str(name),
             class_name=_class_name(properties.get("classification")),
             geometry_l0=geometry,
+            class_color=_class_color(properties.get("classification")),
         )
     for key in CHILDREN:
         for child in properties.get(key) or []:
@@ -122,6 +125,17 @@ def _class_name(raw: Any) -> str | None:
     return str(raw) if raw else None
 
 
+def _class_color(raw: Any) -> tuple[int, int, int] | None:
+    """Return the colour of a classification; QuPath up to 0.3 packed it into one number."""
+    if not isinstance(raw, Mapping):
+        return None
+    color = raw.get("color")
+    if isinstance(color, list) and len(color) >= 3:
+        red, green, blue = (min(255, max(0, int(part))) for part in color[:3])
+        return red, green, blue
+    return rgb_of(raw.get("colorRGB"))
+
+
 def _with_distinct_ids(annotations: list[Annotation]) -> list[Annotation]:
     """Return the annotations; later ones that share an id get one of their own from it."""
     seen: set[str] = set()
@@ -131,9 +145,7 @@ def _with_distinct_ids(annotations: list[Annotation]) -> list[Annotation]:
         while own in seen:
             own = str(uuid5(NAMESPACE_URL, own))
         seen.add(own)
-        distinct.append(
-            Annotation(own, annotation.name, annotation.class_name, annotation.geometry_l0)
-        )
+        distinct.append(replace(annotation, id=own))
     return distinct
 
 

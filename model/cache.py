@@ -1,0 +1,193 @@
+"""Features of labelled images, computed once and kept on disk within a bound."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from model.autoencoder import to_signed
+from model.card import models_home
+from model.errors import ModelError
+from model.features import FeatureExtractor
+from model.labels import LabelledImage, LabelledPixels
+from model.patches import Patch, patches_of
+from model.stain import jittered
+
+GIB = 2**30
+Tell = Callable[[str, int, int], None]
+"""Told of progress: stage, done, of how many."""
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """Tell nobody."""
+
+
+@dataclass(frozen=True)
+class PatchPlan:
+    """How images become patches; our choice. Sides in model pixels.
+
+    variants: how many times each image is taken, the first as it is, the others stained anew.
+    """
+
+    side_m: int = 256
+    stride_m: int = 192
+    margin_m: int = 16
+    variants: int = 1
+    seed: int = 0
+
+
+class FeatureFile:
+    """Features and truth of one image's patches; the features are read from disk as needed.
+
+    codes: uint8 [N, S, S]. origins_m: (x, y) of each patch in its image. channels: of each map.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.name = path.stem
+        self._file = safe_open(path, framework="pt")
+        self.codes: Tensor = self._file.get_tensor("codes")
+        self.origins_m: list[tuple[int, int]] = self._file.get_tensor("origins").tolist()
+        count = sum(key.isdigit() for key in self._file.keys())  # noqa: SIM118
+        self._maps = [self._file.get_slice(str(i)) for i in range(count)]
+        self.channels = tuple(int(maps.get_shape()[1]) for maps in self._maps)
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    @property
+    def embeddings(self) -> Tensor:
+        """Return the encoder's embedding of each patch, float32 [N, D]."""
+        return self._file.get_tensor("embeddings").float()
+
+    def features(self, index: int, maps: Sequence[int] | None = None) -> list[Tensor]:
+        """Return the chosen maps (default: all) of one patch, float32 [C_i, h_i, w_i]."""
+        chosen = range(len(self._maps)) if maps is None else maps
+        return [self._maps[i][index].float() for i in chosen]
+
+
+class FeatureCache:
+    """A folder of feature files, the least recently used given up when there are too many.
+
+    Files are known by the model, the plan, the image's name and its contents, so nothing stale is
+    ever used. Nothing that this object has handed out is given up.
+
+    Raises:
+        ModelError: what one training needs is more than the bound, or the disk is full.
+    """
+
+    def __init__(self, folder: Path | None = None, limit_gib: float = 20.0) -> None:
+        self.folder = folder or models_home().parent / "cache"
+        self._limit = limit_gib * GIB
+        self._in_use: set[Path] = set()
+
+    def features_of(
+        self, extractor: FeatureExtractor, model: str, image: LabelledImage, plan: PatchPlan
+    ) -> list[FeatureFile]:
+        """Return the features of an image's patches, one file per stain variant.
+
+        `model` is the digest of all that the features depend on besides the pixels.
+        """
+        read = image.read()
+        return [
+            FeatureFile(self._variant(extractor, model, image, read, plan, variant))
+            for variant in range(plan.variants)
+        ]
+
+    def _variant(
+        self,
+        extractor: FeatureExtractor,
+        model: str,
+        image: LabelledImage,
+        read: LabelledPixels,
+        plan: PatchPlan,
+        variant: int,
+    ) -> Path:
+        path = self.folder / f"{_key(model, image, read, plan, variant)}.safetensors"
+        self._in_use.add(path)
+        if path.exists():
+            path.touch()  # the most recently used is given up last
+            return path
+        shown = read if variant == 0 else _stained(image, read, plan, variant)
+        patches = list(patches_of(shown, image.origin_m, plan.side_m, plan.stride_m, plan.margin_m))
+        self._write(path, tensors_of(extractor, patches))
+        return path
+
+    def _write(self, path: Path, tensors: dict[str, Tensor]) -> None:
+        size = sum(t.nbytes for t in tensors.values())
+        beside = path.with_suffix(f".{os.getpid()}.part")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._make_room(size)
+            save_file(tensors, beside)
+            beside.replace(path)
+        except (OSError, SafetensorError) as error:
+            beside.unlink(missing_ok=True)
+            raise ModelError(
+                f"features could not be kept in {self.folder} ({error}); free some disk, or set"
+                " QUPATH_PATHSEGDIFF_HOME to a larger one. What was computed so far is kept"
+            ) from error
+
+    def _make_room(self, size: int) -> None:
+        files = sorted(self.folder.glob("*.safetensors"), key=lambda p: p.stat().st_mtime)
+        total = size + sum(p.stat().st_size for p in files)
+        for path in files:
+            if total <= self._limit:
+                return
+            if path not in self._in_use:
+                total -= path.stat().st_size
+                path.unlink()
+        if total > self._limit:
+            raise ModelError(
+                f"the features of this training need more than {self._limit / GIB:g} GiB in"
+                f" {self.folder}; allow more with --cache-gib, or use fewer images"
+            )
+
+
+@torch.inference_mode()
+def tensors_of(
+    extractor: FeatureExtractor, patches: Sequence[Patch], batch: int = 4
+) -> dict[str, Tensor]:
+    """Return what a feature file holds: maps by number, embeddings, codes and origins."""
+    device = next(extractor.parameters()).device
+    passes: list[list[Tensor]] = []
+    embeddings: list[Tensor] = []
+    for start in range(0, len(patches), batch):
+        some = patches[start : start + batch]
+        pixels = torch.from_numpy(np.stack([p.pixels for p in some])).to(device)
+        maps = extractor(pixels, [p.origin_m for p in some])
+        passes.append([m.half().cpu() for m in maps])
+        embeddings.append(extractor.backbone.encoder(to_signed(pixels)).half().cpu())
+    joined = [torch.cat(maps).contiguous() for maps in zip(*passes, strict=True)]
+    return {
+        **{str(i): maps for i, maps in enumerate(joined)},
+        "embeddings": torch.cat(embeddings),
+        "codes": torch.from_numpy(np.stack([p.codes for p in patches])),
+        "origins": torch.tensor([p.origin_m for p in patches]),
+    }
+
+
+def _stained(
+    image: LabelledImage, read: LabelledPixels, plan: PatchPlan, variant: int
+) -> LabelledPixels:
+    words = [*image.name.encode(), plan.seed, variant]
+    return LabelledPixels(jittered(read.pixels, np.random.default_rng(words)), read.codes)
+
+
+def _key(model: str, image: LabelledImage, read: LabelledPixels, plan: PatchPlan, v: int) -> str:
+    digest = hashlib.sha256()
+    parts: list[Any] = [model, image.name, image.origin_m, read.pixels.shape, v]
+    parts += [plan.side_m, plan.stride_m, plan.margin_m, plan.seed]
+    digest.update(repr(parts).encode())
+    digest.update(read.pixels.tobytes())
+    digest.update(read.codes.tobytes())
+    return digest.hexdigest()[:40]

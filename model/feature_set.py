@@ -1,0 +1,53 @@
+"""Cached features of many images as one set to draw batches from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.cache import FeatureFile
+
+
+class FeatureSet:
+    """Patches of many files, numbered through.
+
+    `maps` are the numbers of the feature maps in use, all of them by default.
+    """
+
+    def __init__(self, files: Sequence[FeatureFile], maps: Sequence[int] | None = None) -> None:
+        self.files = list(files)
+        self.maps = list(range(len(files[0].channels)) if maps is None else maps)
+        self._places = [(f, i) for f in self.files for i in range(len(f))]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Return how many channels each map in use has."""
+        return tuple(self.files[0].channels[i] for i in self.maps)
+
+    @property
+    def planes(self) -> list[np.ndarray]:
+        """Return each file's codes, uint8 [N, S, S]."""
+        return [f.codes.numpy() for f in self.files]
+
+    def batch(
+        self, indices: Sequence[int], rng: np.random.Generator | None = None
+    ) -> tuple[list[Tensor], Tensor]:
+        """Return float32 [B, C_i, h_i, w_i] per map and uint8 codes [B, S, S].
+
+        With `rng`, each patch is turned and mirrored in one of the eight ways a square can be.
+        """
+        taken = [self._turned(i, int(rng.integers(8)) if rng else 0) for i in indices]
+        *maps, codes = [torch.stack(planes) for planes in zip(*taken, strict=True)]
+        return [m.contiguous(memory_format=torch.channels_last) for m in maps], codes
+
+    def _turned(self, index: int, way: int) -> list[Tensor]:
+        file, place = self._places[index]
+        planes = [*file.features(place, self.maps), file.codes[place]]
+        turned = [torch.rot90(plane, way % 4, (-2, -1)) for plane in planes]
+        return [plane.flip(-1) for plane in turned] if way >= 4 else turned

@@ -1,0 +1,269 @@
+"""A new head for a model: labelled images in, a model folder out."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model.cache import FeatureCache, FeatureFile, PatchPlan, Tell, silent
+from model.card import (
+    CARD_FILE,
+    FeatureSpec,
+    HeadCard,
+    ModelCard,
+    find_model,
+    models_home,
+    read_card,
+)
+from model.charts import draw_learning_curves
+from model.errors import ModelError
+from model.feature_set import FeatureSet
+from model.features import FeatureExtractor
+from model.labels import LabelCounts, LabelledImage, LabelSet, check_labels
+from model.library import check_name, new_model
+from model.novelty import save_embeddings
+from model.segmenter import choose_device
+from model.split import split, split_by
+from model.train import Epoch, HeadTraining, Trained, train_head
+from model.weights import load_backbone, save_head, seal
+
+HEAD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
+MOST_VARIANTS, FEW_PATCHES = 4, 400
+
+
+@dataclass(frozen=True)
+class HeadRequest:
+    """What is to be trained, on top of what.
+
+    model: the name of the model that gets the head; made if it is not there. base: what it is
+    made from, a name or folder; None for the model itself if it is there, else the shipped one.
+    features: what of the base is used, None for what its card says. validation_share: of the
+    images, held out. variants: stains of each image that are trained on, 0 for as many as few
+    patches bear.
+    """
+
+    model: str
+    head: str
+    base: str | None = None
+    features: FeatureSpec | None = None
+    training: HeadTraining = field(default_factory=HeadTraining)
+    validation_share: float = 0.25
+    variants: int = 0
+    device: str = "auto"
+    cache_gib: float = 20.0
+
+    def __post_init__(self) -> None:
+        if not HEAD_NAME.fullmatch(self.head):
+            raise ModelError(
+                f"{self.head!r} cannot name a head: use letters, digits, dash and underscore, up"
+                " to 40"
+            )
+
+
+@dataclass(frozen=True)
+class NewHead:
+    """A head that was put into a model, and how it learned."""
+
+    folder: Path
+    card: HeadCard
+    trained: Trained
+
+    def summary(self) -> str:
+        """Return what to tell of it."""
+        best = self.trained.curve[self.trained.best - 1]
+        return (
+            f"head trained on {self.card.training['data']}; held-out mean Dice"
+            f" {best.mean_dice:.3f} (epoch {best.epoch} of {len(self.trained.curve)})\n"
+            f"it is in {self.folder}; use it: qupath-pathsegdiff run PROJECT --model"
+            f" {self.folder.name}"
+        )
+
+
+@dataclass(frozen=True)
+class _Base:
+    """The model that a head is trained on."""
+
+    folder: Path
+    card: ModelCard
+    extractor: FeatureExtractor
+
+
+def train_new_head(
+    request: HeadRequest,
+    labels: LabelSet,
+    say: Callable[[str], None],
+    tell: Tell = silent,
+) -> NewHead:
+    """Train a head on labelled images and put it into its model, whole or not at all.
+
+    A training that was interrupted goes on where it stood if the same is asked for again.
+
+    Raises:
+        ModelError: labels, names or settings cannot be used; or training went wrong, and then the
+            message says whether a head was kept.
+    """
+    base = _base_of(request)
+    counts = check_labels(labels)
+    train, validation = split(
+        labels.images, request.validation_share, request.training.seed, counts
+    )
+    say(f"{len(train)} images to train on, {len(validation)} held out ({labels.description})")
+    plan = _patch_plan(request, base.card, len(train), labels)
+    cache = FeatureCache(limit_gib=request.cache_gib)
+    tell_of = _Features(base, cache, tell)
+    taught = tell_of.files(train, plan)
+    held_out = tell_of.files(validation, replace(plan, variants=1))
+    checkpoint = models_home() / ".training" / f"{request.model}-{request.head}.pt"
+    trained = train_head(
+        FeatureSet(taught),
+        FeatureSet(held_out),
+        len(labels.classes),
+        request.training,
+        checkpoint,
+        tell,
+    )
+    card = _head_card(request, base, labels, counts, (train, validation), trained)
+    folder = _install(request, base, card, trained, taught)
+    checkpoint.unlink(missing_ok=True)
+    if trained.trouble:
+        raise ModelError(
+            f"{trained.trouble}; training stopped there, and the head of epoch {trained.best} was"
+            f" kept in {folder}. A lower learning rate may help"
+        )
+    return NewHead(folder, card, trained)
+
+
+class _Features:
+    """Features of images, with progress told."""
+
+    def __init__(self, base: _Base, cache: FeatureCache, tell: Tell) -> None:
+        self._base, self._cache, self._tell = base, cache, tell
+
+    def files(self, images: Sequence[LabelledImage], plan: PatchPlan) -> list[FeatureFile]:
+        files: list[FeatureFile] = []
+        for done, image in enumerate(images, start=1):
+            card, extractor = self._base.card, self._base.extractor
+            files += self._cache.features_of(extractor, card.backbone, image, plan)
+            self._tell("features", done, len(images))
+        return [file for file in files if len(file)]
+
+
+def base_card(request: HeadRequest) -> ModelCard:
+    """Return the card of the model that a head is to be trained on, as far as it is asked for.
+
+    Raises:
+        ModelError: there is no such model.
+    """
+    card = read_card(_base_folder(request))
+    return card if request.features is None else replace(card, features=request.features)
+
+
+def _base_folder(request: HeadRequest) -> Path:
+    own = models_home() / request.model
+    use_own = request.base is None and (own / CARD_FILE).is_file()
+    return find_model(request.model if use_own else request.base)
+
+
+def _base_of(request: HeadRequest) -> _Base:
+    """Return the model to train on, loaded.
+
+    Raises:
+        ModelError: there is none, or a model of the asked-for name rests on another base.
+    """
+    own = models_home() / request.model
+    exists = (own / CARD_FILE).is_file()
+    check_name(request.model, replace=exists)
+    folder, card = _base_folder(request), base_card(request)
+    if exists and read_card(own).backbone != card.backbone:
+        raise ModelError(
+            f"model {request.model} rests on another base or other features than {card.name} with"
+            " these options; choose another name, or leave --model out"
+        )
+    backbone = load_backbone(folder, card).to(choose_device(request.device))
+    return _Base(folder, card, FeatureExtractor(backbone, card.features).eval())
+
+
+def _patch_plan(request: HeadRequest, card: ModelCard, images: int, labels: LabelSet) -> PatchPlan:
+    """Return how images become patches, with more stains the fewer there are."""
+    stride_m = card.tile_m * 3 // 4
+    plan = PatchPlan(card.tile_m, stride_m, card.margin_m, 1, request.training.seed)
+    if request.variants:
+        return replace(plan, variants=request.variants)
+    first = labels.images[0].read().codes.shape
+    patches = images * max(1, round(first[0] / stride_m)) * max(1, round(first[1] / stride_m))
+    return replace(plan, variants=max(1, min(MOST_VARIANTS, FEW_PATCHES // max(1, patches))))
+
+
+def _head_card(
+    request: HeadRequest,
+    base: _Base,
+    labels: LabelSet,
+    counts: LabelCounts,
+    sides: tuple[list[LabelledImage], list[LabelledImage]],
+    trained: Trained,
+) -> HeadCard:
+    train, validation = sides
+    best = trained.curve[trained.best - 1]
+    return HeadCard(
+        classes=tuple(labels.classes),
+        feature_channels=base.extractor.channels,
+        width=request.training.width,
+        description=f"Trained on {labels.description}.",
+        scores={"held-out mean Dice of score cells": round(best.mean_dice, 4)},
+        backbone=base.card.backbone,
+        training={
+            "data": labels.description,
+            "pixels per class": dict(counts.per_class),
+            "train": [image.name for image in train],
+            "held out": [image.name for image in validation],
+            "held out by": split_by(train, validation),
+            "settings": asdict(request.training),
+            "best epoch": trained.best,
+            "date": datetime.date.today().isoformat(),
+        },
+    )
+
+
+def _install(
+    request: HeadRequest,
+    base: _Base,
+    card: HeadCard,
+    trained: Trained,
+    files: Sequence[FeatureFile],
+) -> Path:
+    """Put the head into its model: a copy of the base with its heads, and this one."""
+    own = models_home() / request.model
+    exists = (own / CARD_FILE).is_file()
+    source, model = (own, read_card(own)) if exists else (base.folder, base.card)
+    with new_model(request.model, replace=exists) as folder:
+        shutil.copytree(source, folder, dirs_exist_ok=True)
+        kept = model.heads if request.features is None or exists else {}
+        for name in set(read_card(source).heads) - set(kept):
+            (folder / "heads" / f"{name}.safetensors").unlink()
+        save_head(folder, request.head, trained.head)
+        save_embeddings(folder, request.head, torch.cat([f.embeddings for f in files]).numpy())
+        write_curve(folder / "heads" / f"{request.head}.curve.tsv", trained.curve)
+        heads = {**kept, request.head: card}
+        seal(folder, replace(model, name=request.model, heads=heads))
+    return own
+
+
+def write_curve(path: Path, curve: Sequence[Epoch]) -> None:
+    """Write a learning curve as a table, and beside it as a picture."""
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        table = csv.writer(stream, delimiter="\t", lineterminator="\n")
+        table.writerow([f.name for f in fields(Epoch)])
+        table.writerows([[_shown(v) for v in asdict(row).values()] for row in curve])
+    draw_learning_curves(path, path.with_suffix(".png"))
+
+
+def _shown(value: Any) -> Any:
+    return f"{value:.5f}" if isinstance(value, float) else value
