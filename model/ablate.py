@@ -175,7 +175,7 @@ class _Bench:
         for done, image in enumerate(images, start=1):
             files += cache.features_of(extractor, digest, image, plan)
             self.tell("features", done, len(images))
-        return [file for file in files if len(file)]
+        return files
 
 
 def _maps(spec: FeatureSpec, trial: Trial, stem_maps: int) -> list[int]:

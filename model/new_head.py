@@ -167,7 +167,7 @@ class _Features:
             card, extractor = self._base.card, self._base.extractor
             files += self._cache.features_of(extractor, card.backbone, image, plan)
             self._tell("features", done, len(images))
-        return [file for file in files if len(file)]
+        return files
 
 
 def base_card(request: HeadRequest) -> ModelCard:

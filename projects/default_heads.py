@@ -60,7 +60,7 @@ class HeadWork:
             plan = replace(PATCHES, variants=stains)
             for done, image in enumerate(labels.images, start=1):
                 found = self.cache.features_of(self.extractor, self.digest, image, plan)
-                files += [file for file in found if len(file)]
+                files += found
                 tell(f"features of {labels.description}", done, len(labels.images))
         return files
 
