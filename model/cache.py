@@ -95,7 +95,8 @@ class FeatureCache:
     ) -> list[FeatureFile]:
         """Return the features of an image's patches, one file per stain variant.
 
-        None where no patch has a label.         `model` is the digest of all that the features depend on besides the pixels.
+        None where no patch has a label. `model` is the digest of all that the features depend on
+        besides the pixels.
         """
         read = image.read()
         paths = [
