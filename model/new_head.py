@@ -17,7 +17,7 @@ import torch
 from model.cache import FeatureCache, FeatureFile, PatchPlan, Tell, silent
 from model.card import (
     CARD_FILE,
-    FeatureSpec,
+    DEFAULT_MODEL,
     HeadCard,
     ModelCard,
     find_model,
@@ -27,8 +27,9 @@ from model.card import (
 )
 from model.charts import draw_learning_curves
 from model.errors import ModelError
+from model.feature_choice import FeatureChoice
 from model.feature_set import FeatureSet
-from model.features import FeatureExtractor
+from model.features import FeatureExtractor, check_features
 from model.finetune import finetune, live_patches
 from model.labels import LabelCounts, LabelledImage, LabelSet, check_labels
 from model.library import check_name, new_model
@@ -36,7 +37,7 @@ from model.novelty import save_embeddings
 from model.segmenter import choose_device
 from model.split import split, split_by
 from model.train import Epoch, HeadTraining, Lessons, Trained, train_head
-from model.weights import load_backbone, save_head, save_unet, seal
+from model.weights import STEM_WEIGHTS, load_backbone, save_head, save_unet, seal
 
 Sides = tuple[list[LabelledImage], list[LabelledImage]]
 HEAD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
@@ -57,7 +58,7 @@ class HeadRequest:
     model: str
     head: str
     base: str | None = None
-    features: FeatureSpec | None = None
+    features: FeatureChoice = field(default_factory=FeatureChoice)
     training: HeadTraining = field(default_factory=HeadTraining)
     validation_share: float = 0.25
     variants: int = 0
@@ -177,7 +178,7 @@ def base_card(request: HeadRequest) -> ModelCard:
         ModelError: there is no such model.
     """
     card = read_card(_base_folder(request))
-    return card if request.features is None else replace(card, features=request.features)
+    return replace(card, features=request.features.applied(card.features))
 
 
 def _base_folder(request: HeadRequest) -> Path:
@@ -206,8 +207,15 @@ def _base_of(request: HeadRequest) -> _Base:
             f"model {request.model} rests on another base or other features than {card.name} with"
             " these options; choose another name, or leave --model out"
         )
-    backbone = load_backbone(folder, card).to(choose_device(request.device))
+    backbone = load_backbone(folder, card, _stem_of(folder)).to(choose_device(request.device))
+    check_features(card.features, backbone)
     return _Base(folder, card, FeatureExtractor(backbone, card.features).eval())
+
+
+def _stem_of(folder: Path) -> Path:
+    """Return where a model's stem is: in its folder, or else the shipped one serves."""
+    own = folder / STEM_WEIGHTS
+    return own if own.is_file() else DEFAULT_MODEL / STEM_WEIGHTS
 
 
 def _patch_plan(request: HeadRequest, card: ModelCard, images: int, labels: LabelSet) -> PatchPlan:
@@ -264,9 +272,13 @@ def _install(
     source, model = (own, read_card(own)) if exists else (base.folder, base.card)
     with new_model(request.model, replace=exists) as folder:
         shutil.copytree(source, folder, dirs_exist_ok=True)
-        same_features = exists or (request.features is None and not request.finetune)
+        same_features = exists or (
+            base.card.features == read_card(source).features and not request.finetune
+        )
         if not same_features:
             shutil.rmtree(folder / "heads", ignore_errors=True)
+        if base.card.features.stem is not None and not (folder / STEM_WEIGHTS).exists():
+            shutil.copyfile(_stem_of(folder), folder / STEM_WEIGHTS)
         if request.finetune:
             save_unet(folder, base.extractor.backbone.unet)
         save_head(folder, request.head, trained.head)

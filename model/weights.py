@@ -43,8 +43,10 @@ PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 M = TypeVar("M", bound=nn.Module)
 
 
-def load_backbone(folder: Path, card: ModelCard) -> Backbone:
+def load_backbone(folder: Path, card: ModelCard, stem_weights: Path | None = None) -> Backbone:
     """Return the frozen backbone of a model folder, float32 on the CPU, in eval mode.
+
+    `stem_weights` is where the pixel stem's are, if not in the folder.
 
     Raises:
         ModelError: a file is missing, changed, not safetensors, or does not fit the network.
@@ -62,7 +64,7 @@ def load_backbone(folder: Path, card: ModelCard) -> Backbone:
     conditioner = _conditioner(folder / "conditioner.safetensors")
     schedule = NoiseSchedule(**card.schedule)
     stem = stem_of(card.features.stem)
-    stem = stem if stem is None else _filled(stem, folder / STEM_WEIGHTS)
+    stem = stem if stem is None else _filled(stem, stem_weights or folder / STEM_WEIGHTS)
     backbone = Backbone(Autoencoder(autoencoder), encoder, conditioner, unet, schedule, stem)
     return backbone.eval().requires_grad_(False)
 
