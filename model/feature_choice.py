@@ -27,12 +27,12 @@ class FeatureChoice:
         Raises:
             ModelError: a list is not one of whole numbers.
         """
-        lists = [None if text is None else numbers(text) for text in (timesteps, blocks)]
-        return cls(*lists, **switches)
+        times, taps = (None if text is None else numbers(text) for text in (timesteps, blocks))
+        return cls(times, taps, **switches)
 
     def applied(self, features: FeatureSpec) -> FeatureSpec:
         """Return a model's features with what was asked for in place."""
-        given = {
+        given: dict[str, Any] = {
             "timesteps": self.timesteps,
             "up_blocks": self.blocks,
             "joined": self.joined,

@@ -78,6 +78,7 @@ def feature_options(command: F) -> F:
     metavar="N",
     help="Stains of each image to train on; 0 takes more the fewer images there are.",
 )
+@feature_options
 @click.option("--finetune", is_flag=True, help="Let the U-Net's decoder learn with the head.")
 @SEED
 @CACHE
