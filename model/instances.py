@@ -81,6 +81,12 @@ def gland_instances(probabilities: np.ndarray, reading: GlandReading) -> np.ndar
     return _without_small(filled, reading.min_object_um2 / reading.mpp**2)
 
 
+def glands_of_codes(codes: np.ndarray, reading: GlandReading) -> np.ndarray:
+    """Return glands as `gland_instances` does, of the winning classes alone, uint8 [H, W]."""
+    channels = [codes == channel for channel in range(max(reading.channels) + 1)]
+    return gland_instances(np.stack(channels).astype(np.float32), reading)
+
+
 def known_glands(probabilities: np.ndarray, known: np.ndarray, reading: GlandReading) -> np.ndarray:
     """Return glands as `gland_instances` does, only where `known`, bool [H, W].
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from qupath_bridge.detections import Detection
 from qupath_bridge.errors import SlideError
 from qupath_bridge.fusion import ClassMap, Fuser
 from qupath_bridge.geometry import Mpp, Region, Scale
+from qupath_bridge.glands import has_borders, with_whole_glands
 from qupath_bridge.measurements import make_detections
 from qupath_bridge.polygons import PolygonSettings, trace
 from qupath_bridge.project.base import ProjectImage
@@ -114,7 +115,12 @@ class Engine:
     ) -> list[Detection]:
         classes = self.classes[head]
         outline_m = scale.to_m(region.outline_l0)
-        objects = trace(class_map, outline_m, self.card.mpp, self._polygon_settings)
+        codes = list(range(len(classes)))
+        if has_borders(classes):
+            cell_um, smallest = self.card.mpp * class_map.cell_m, self.settings.min_object_um2
+            class_map, codes = with_whole_glands(class_map, classes, cell_um, smallest)
+        traced = trace(class_map, outline_m, self.card.mpp, self._polygon_settings)
+        objects = [replace(found, code=codes[found.code]) for found in traced]
         return make_detections(objects, scale, slide.mpp, head, region, classes)
 
     @property
