@@ -54,7 +54,8 @@ class HeadCard:
     """One head: its classes in channel order and the shape of its network.
 
     backbone: the `ModelCard.backbone` that the head was trained on. training: data, pixels per
-    class, split, settings, date. scores: what was measured on what was held out.
+    class, split, settings, date. scores: what was measured on what was held out. on_request: it
+    runs only if asked for by name.
     """
 
     classes: tuple[HeadClass, ...]
@@ -64,6 +65,7 @@ class HeadCard:
     scores: Mapping[str, Any] = field(default_factory=dict)
     backbone: str = ""
     training: Mapping[str, Any] = field(default_factory=dict)
+    on_request: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,9 @@ class ModelCard:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def choose_heads(self, names: Sequence[str] | None) -> list[str]:
-        """Return the named heads in the card's order, all where none is named.
+        """Return the named heads in the card's order; where none is named, the usual ones.
+
+        Those are all that do not wait for a request; all heads if every one does.
 
         Raises:
             ModelError: the model has no such head.
@@ -122,7 +126,9 @@ class ModelCard:
                 f"model {self.name} has no head {', '.join(map(repr, unknown))};"
                 f" it has: {', '.join(self.heads)}"
             )
-        return [name for name in self.heads if not names or name in names]
+        usual = [name for name, head in self.heads.items() if not head.on_request]
+        wanted = names or usual or list(self.heads)
+        return [name for name in self.heads if name in wanted]
 
 
 def find_model(name_or_folder: str | None) -> Path:
@@ -214,4 +220,5 @@ def _head_of(raw: dict[str, Any]) -> HeadCard:
         scores=raw.get("scores", {}),
         backbone=raw.get("backbone", ""),
         training=raw.get("training", {}),
+        on_request=bool(raw.get("on_request", False)),
     )

@@ -285,7 +285,12 @@ def _install(
         save_embeddings(folder, request.head, embeddings)
         write_curve(folder / "heads" / f"{request.head}.curve.tsv", trained.curve)
         sealed = seal(folder, replace(model, name=request.model, heads={}))
-        heads = dict(model.heads) if same_features else {}
+        # The base's heads stay at hand; what runs by itself is what was trained here.
+        heads = {
+            name: head if exists else replace(head, on_request=True)
+            for name, head in model.heads.items()
+            if same_features
+        }
         heads[request.head] = replace(card, backbone=sealed.backbone)
         write_card(folder, replace(sealed, heads=heads))
     return own

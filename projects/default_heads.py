@@ -114,6 +114,7 @@ def head_cards(
             scores=scores[name],
             backbone=backbone,
             training={"data": [labels.description for labels, _ in lessons[name]]},
+            on_request=name == "tissue-crc",
         )
         for name, head in heads.items()
     }

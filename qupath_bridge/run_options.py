@@ -50,7 +50,7 @@ OPTIONS = {
     "heads": click.option(
         "--heads",
         metavar="A,B",
-        help=_shown("Heads of the model to run, comma-separated.", "all"),
+        help=_shown("Heads of the model to run, comma-separated.", "the model's usual ones"),
     ),
     "device": click.option(
         "--device", metavar=DEVICES, help=_shown("Where to compute.", DEFAULTS.device)
