@@ -2,9 +2,9 @@
 
     python tests/benchmarks/ten_regions.py --out DIR [--seed N]
 
-A drawn slide of 4096 px has exact truth; ten squares of 512 px of it are annotated with that truth's
-outlines, as a pathologist would with polygons; `train` and `run` are the commands that a user gives,
-the latter on two squares that were not annotated.
+A drawn slide of 4096 px has exact truth; ten squares of 512 px of it are annotated with the outlines
+of that truth, as a pathologist would with polygons. `train` and `run` are the commands that a user
+gives, the latter on two squares that were not annotated.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SIDE_PX, ANNOTATED, HELD_OUT = 512, 10, 2
 
 
 def squares_of(truth: np.ndarray) -> list[tuple[int, int]]:
-    """Return corners of squares without glass, the most mixed first, none touching another."""
+    """Return corners (x, y) of squares, the most mixed first."""
     places = [
         (x, y)
         for y in range(0, truth.shape[0] - SIDE_PX + 1, SIDE_PX)
