@@ -55,6 +55,16 @@ def test_one_head_alone_gives_what_it_gives_among_others(segmenter, tiles):
     )
 
 
+def test_one_pass_of_the_backbone_serves_every_head(segmenter, tiles):
+    passes = []
+    unet = segmenter._extractor.backbone.unet
+    hook = unet.register_forward_hook(lambda *_: passes.append(1))
+    scores = segmenter.probabilities(tiles, ORIGINS)
+    hook.remove()
+    assert len(scores) == len(segmenter.heads) > 1
+    assert len(passes) == len(segmenter.card.features.timesteps)
+
+
 def test_hooks_are_removed_even_after_an_error(segmenter):
     unet = segmenter._extractor.backbone.unet
     with pytest.raises(RuntimeError), tapped(unet, (0, 1)):
