@@ -15,11 +15,11 @@ from model.card import FeatureSpec, ModelCard, read_card
 from model.charts import Dot, draw_dots
 from model.errors import ModelError
 from model.feature_set import FeatureSet
-from model.features import Backbone, FeatureExtractor
+from model.features import Backbone, FeatureExtractor, check_features
 from model.labels import LabelledImage, LabelSet, check_labels
 from model.segmenter import choose_device
 from model.split import split
-from model.train import HeadTraining, train_head
+from model.train import HeadTraining, Lessons, train_head
 from model.weights import load_backbone
 
 COLUMNS = ("timestep", "blocks", "conditioned", "stem", "mean_dice", "lowest", "highest", "seeds")
@@ -37,21 +37,6 @@ class Grid:
     seed: int = 0
     cache_gib: float = 20.0
     device: str = "auto"
-
-    @staticmethod
-    def numbers(text: str) -> tuple[int, ...]:
-        """Return the numbers in "1,2,3".
-
-        Raises:
-            ModelError: they are not whole numbers, or one stands there twice.
-        """
-        try:
-            found = tuple(int(part) for part in text.split(","))
-        except ValueError:
-            raise ModelError(f"{text!r} is not a list of whole numbers, as 50,150") from None
-        if len(set(found)) != len(found) or min(found) < 0:
-            raise ModelError(f"{text!r} has a number twice or below 0")
-        return found
 
 
 @dataclass(frozen=True)
@@ -104,7 +89,7 @@ def run_ablation(
     """
     card = read_card(folder)
     backbone = load_backbone(folder, card).to(choose_device(grid.device))
-    _check(grid, backbone)
+    _check(grid, card, backbone)
     counts = check_labels(labels)
     sides = split(labels.images, grid.validation_share, grid.seed, counts)
     say(f"{len(sides[0])} images to train on, {len(sides[1])} held out")
@@ -147,7 +132,7 @@ class _Bench:
         scores = []
         for seed in range(self.grid.seed, self.grid.seed + self.grid.repeats):
             settings = HeadTraining(steps=self.grid.steps, seed=seed)
-            trained = train_head(train, held_out, self.classes, settings, tell=self.tell)
+            trained = train_head(Lessons(train, held_out, self.classes), settings, tell=self.tell)
             scores.append(trained.curve[trained.best - 1].mean_dice)
         return Row(trial, tuple(scores))
 
@@ -175,7 +160,7 @@ class _Bench:
         for done, image in enumerate(images, start=1):
             files += cache.features_of(extractor, digest, image, plan)
             self.tell("features", done, len(images))
-        return [file for file in files if len(file)]
+        return files
 
 
 def _maps(spec: FeatureSpec, trial: Trial, stem_maps: int) -> list[int]:
@@ -185,16 +170,12 @@ def _maps(spec: FeatureSpec, trial: Trial, stem_maps: int) -> list[int]:
     return [*(spec.up_blocks.index(block) for block in trial.blocks), *stem]
 
 
-def _check(grid: Grid, backbone: Backbone) -> None:
-    blocks = len(backbone.unet.up_blocks)
-    last = backbone.schedule.timesteps - 1
-    wrong = [b for some in grid.blocks for b in some if b >= blocks]
-    late = [t for t in grid.timesteps if t > last]
-    if wrong or late or grid.repeats < 1:
-        raise ModelError(
-            f"the model has blocks 0 to {blocks - 1} and timesteps 0 to {last}, and at least one"
-            f" seed is tried; got blocks {wrong}, timesteps {late}, {grid.repeats} repeats"
-        )
+def _check(grid: Grid, card: ModelCard, backbone: Backbone) -> None:
+    if grid.repeats < 1:
+        raise ModelError(f"each trial needs a seed at least; got {grid.repeats} repeats")
+    for blocks in grid.blocks:
+        wanted = replace(card.features, up_blocks=blocks, timesteps=grid.timesteps)
+        check_features(wanted, backbone)
 
 
 def _dot(row: Row) -> Dot:

@@ -95,13 +95,15 @@ class FeatureCache:
     ) -> list[FeatureFile]:
         """Return the features of an image's patches, one file per stain variant.
 
-        `model` is the digest of all that the features depend on besides the pixels.
+        None where no patch has a label. `model` is the digest of all that the features depend on
+        besides the pixels.
         """
         read = image.read()
-        return [
-            FeatureFile(self._variant(extractor, model, image, read, plan, variant))
+        paths = [
+            self._variant(extractor, model, image, read, plan, variant)
             for variant in range(plan.variants)
         ]
+        return [FeatureFile(path) for path in paths if path is not None]
 
     def _variant(
         self,
@@ -111,7 +113,7 @@ class FeatureCache:
         read: LabelledPixels,
         plan: PatchPlan,
         variant: int,
-    ) -> Path:
+    ) -> Path | None:
         path = self.folder / f"{_key(model, image, read, plan, variant)}.safetensors"
         self._in_use.add(path)
         if path.exists():
@@ -119,6 +121,8 @@ class FeatureCache:
             return path
         shown = read if variant == 0 else _stained(image, read, plan, variant)
         patches = list(patches_of(shown, image.origin_m, plan.side_m, plan.stride_m, plan.margin_m))
+        if not patches:
+            return None
         self._write(path, tensors_of(extractor, patches))
         return path
 

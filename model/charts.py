@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from model.errors import ModelError
 from model.metrics import Interval
@@ -75,6 +76,7 @@ def draw_bars(
         axes.bar(at, score.value, width * 0.92, color=PALETTE[number % len(PALETTE)], label=label)
         axes.errorbar(at, score.value, _errors(score), fmt="none", ecolor="black", capsize=3)
     axes.set_xticks(places, names)
+    axes.set_xlim(-0.6, len(names) - 0.4)
     _score_axis(axes)
     _legend_below(figure, axes, len(scores))
     axes.set_title(title)
@@ -100,6 +102,7 @@ def draw_learning_curves(table: Path, path: Path) -> None:
         for colour, name in zip(PALETTE, names, strict=False):
             axes.plot(epochs, columns[name], ".-", color=colour, label=name.replace("_", " "))
         axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel("loss" if names is losses else "score")
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)

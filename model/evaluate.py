@@ -11,7 +11,7 @@ import numpy as np
 from model.card import HeadClass
 from model.errors import ModelError
 from model.gland_metrics import GLAS_MPP, object_scores, object_sums
-from model.instances import GlandReading, gland_instances, gland_mask
+from model.instances import GlandReading, gland_mask, known_glands
 from model.labels import IGNORED, LabelledImage, LabelledPixels, LabelSet
 from model.metrics import (
     Interval,
@@ -186,9 +186,7 @@ def _count_glands(
     pixels = confusion(np.where(known, truth, IGNORED).astype(np.uint8), found, 2)
     if sample.instances is None:
         return pixels, np.zeros(9)
-    # Where nothing is known is background to both sides, before the watershed, so that what is
-    # predicted there joins no glands, and after it, since it fills holes.
-    found_glands = gland_instances(probabilities * known, reading) * known
+    found_glands = known_glands(probabilities, known, reading)
     return pixels, object_sums(sample.instances * known, found_glands)
 
 

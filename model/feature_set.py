@@ -26,6 +26,11 @@ class FeatureSet:
         return len(self._places)
 
     @property
+    def name(self) -> str:
+        """Return the names of the files and which maps are in use."""
+        return f"{[f.name for f in self.files]} {self.maps}"
+
+    @property
     def channels(self) -> tuple[int, ...]:
         """Return how many channels each map in use has."""
         return tuple(self.files[0].channels[i] for i in self.maps)
@@ -49,5 +54,10 @@ class FeatureSet:
     def _turned(self, index: int, way: int) -> list[Tensor]:
         file, place = self._places[index]
         planes = [*file.features(place, self.maps), file.codes[place]]
-        turned = [torch.rot90(plane, way % 4, (-2, -1)) for plane in planes]
-        return [plane.flip(-1) for plane in turned] if way >= 4 else turned
+        return [turned(plane, way) for plane in planes]
+
+
+def turned(plane: Tensor, way: int) -> Tensor:
+    """Return [..., H, W] turned and mirrored in one of eight ways, 0 being as it is."""
+    plane = torch.rot90(plane, way % 4, (-2, -1))
+    return plane.flip(-1) if way >= 4 else plane

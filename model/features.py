@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from model.autoencoder import Autoencoder, to_signed
 from model.card import FeatureSpec
 from model.encoder import Conditioner, Encoder
+from model.errors import ModelError
 from model.schedule import NoiseSchedule, noise_field
 from model.stem import Stem
 
@@ -107,6 +108,24 @@ class FeatureExtractor(nn.Module):
         noise = noise_field(self.spec.noise_seed, timestep, origins, shape)
         signal_weight, noise_weight = self.backbone.schedule.mix(timestep)
         return signal_weight * latent + noise_weight * torch.from_numpy(noise).to(latent)
+
+
+def check_features(spec: FeatureSpec, backbone: Backbone) -> None:
+    """Check that a model can give these features.
+
+    Raises:
+        ModelError: a block or timestep does not exist, or nothing at all is chosen.
+    """
+    blocks, times = len(backbone.unet.up_blocks), backbone.schedule.timesteps
+    wrong = [b for b in spec.up_blocks if not 0 <= b < blocks]
+    late = [t for t in spec.timesteps if not 0 <= t < times]
+    if wrong or late or not spec.timesteps:
+        raise ModelError(
+            f"the model has decoder blocks 0 to {blocks - 1} and timesteps 0 to {times - 1};"
+            f" got blocks {wrong or list(spec.up_blocks)}, timesteps {late or list(spec.timesteps)}"
+        )
+    if not spec.up_blocks and spec.stem is None:
+        raise ModelError("a head needs features: name a decoder block, or keep the stem")
 
 
 @contextmanager

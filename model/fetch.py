@@ -98,6 +98,7 @@ def _judged(path: Path, place: Path, stated: str | None) -> Fetched:
     if stated and found != stated:
         if path != place:
             path.unlink()
+            _mark(path).unlink(missing_ok=True)
         raise ModelError(
             f"{path} has sha256 {found}, but {stated} was stated for it; "
             + ("fetch it again" if path != place else "take it away and fetch it again")

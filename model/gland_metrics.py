@@ -1,9 +1,10 @@
 """The three measures of the GlaS challenge: object F1, object Dice, object Hausdorff distance.
 
 Source: Sirinukunwattana et al., Gland segmentation in colon histology images: the GlaS challenge
-contest, Medical Image Analysis 35 (2017), section 5. An object's partner is the object of the
-other side that covers most of it, of equals the one with the lowest id. All three are over the
-objects of all images together, so an image is one row of sums and the rows of a set add up.
+contest, Medical Image Analysis 35 (2017); glas.grand-challenge.org/Evaluation. An object's
+partner is the object of the other side that covers most of it, of equals the one with the lowest
+id. All three are over the objects of all images together, so an image is one row of sums and the
+rows of a set add up.
 """
 
 from __future__ import annotations
@@ -94,8 +95,9 @@ def _overlap(real: _Objects, seen: _Objects) -> np.ndarray:
 def _detections(real: _Objects, overlap: np.ndarray) -> tuple[int, int, int]:
     """Return true positives, false positives and false negatives.
 
-    A found object counts as true if it covers at least half of its partner, a true one as missed
-    if no object that has it as partner does.
+    A found object counts as true if it covers at least half of its partner (so the published
+    text; ports of the challenge's code ask for more), a true one as missed if no object that has
+    it as partner does.
     """
     reals, seens = overlap.shape
     if reals == 0 or seens == 0:
@@ -150,9 +152,19 @@ def _farthest(source: _Objects, target: _Objects, asked: np.ndarray) -> np.ndarr
         # The window holds all pixels that matter, so distances in it are exact.
         window = _around([target.boxes[other], *(source.boxes[one] for one in ones)])
         distance = ndimage.distance_transform_edt(target.labels[window] != other + 1)
-        ids = np.array(ones) + 1
-        far[ones, other] = ndimage.maximum(distance, source.labels[window], ids)
+        for one in ones:
+            own = source.labels[source.boxes[one]] == one + 1
+            far[one, other] = distance[_within(window, source.boxes[one])][own].max()
     return far
+
+
+def _within(window: Box, box: Box) -> Box:
+    """Return a box of the image as a box of the window that holds it."""
+    rows, cols = (
+        slice(inner.start - outer.start, inner.stop - outer.start)
+        for outer, inner in zip(window, box, strict=True)
+    )
+    return rows, cols
 
 
 def _around(boxes: Sequence[Box]) -> Box:

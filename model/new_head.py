@@ -11,30 +11,35 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from model.cache import FeatureCache, FeatureFile, PatchPlan, Tell, silent
 from model.card import (
     CARD_FILE,
-    FeatureSpec,
+    DEFAULT_MODEL,
     HeadCard,
     ModelCard,
     find_model,
     models_home,
     read_card,
+    write_card,
 )
 from model.charts import draw_learning_curves
 from model.errors import ModelError
+from model.feature_choice import FeatureChoice
 from model.feature_set import FeatureSet
-from model.features import FeatureExtractor
+from model.features import FeatureExtractor, check_features
+from model.finetune import finetune, live_patches
 from model.labels import LabelCounts, LabelledImage, LabelSet, check_labels
 from model.library import check_name, new_model
 from model.novelty import save_embeddings
 from model.segmenter import choose_device
 from model.split import split, split_by
-from model.train import Epoch, HeadTraining, Trained, train_head
-from model.weights import load_backbone, save_head, seal
+from model.train import Epoch, HeadTraining, Lessons, Trained, train_head
+from model.weights import STEM_WEIGHTS, load_backbone, save_head, save_unet, seal
 
+Sides = tuple[list[LabelledImage], list[LabelledImage]]
 HEAD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 MOST_VARIANTS, FEW_PATCHES = 4, 400
 
@@ -53,10 +58,11 @@ class HeadRequest:
     model: str
     head: str
     base: str | None = None
-    features: FeatureSpec | None = None
+    features: FeatureChoice = field(default_factory=FeatureChoice)
     training: HeadTraining = field(default_factory=HeadTraining)
     validation_share: float = 0.25
     variants: int = 0
+    finetune: bool = False
     device: str = "auto"
     cache_gib: float = 20.0
 
@@ -112,26 +118,20 @@ def train_new_head(
     """
     base = _base_of(request)
     counts = check_labels(labels)
-    train, validation = split(
-        labels.images, request.validation_share, request.training.seed, counts
-    )
-    say(f"{len(train)} images to train on, {len(validation)} held out ({labels.description})")
-    plan = _patch_plan(request, base.card, len(train), labels)
-    cache = FeatureCache(limit_gib=request.cache_gib)
-    tell_of = _Features(base, cache, tell)
-    taught = tell_of.files(train, plan)
-    held_out = tell_of.files(validation, replace(plan, variants=1))
+    sides = split(labels.images, request.validation_share, request.training.seed, counts)
+    say(f"{len(sides[0])} images to train on, {len(sides[1])} held out ({labels.description})")
+    plan = _patch_plan(request, base.card, len(sides[0]), labels)
+    computed = _Features(base, FeatureCache(limit_gib=request.cache_gib), tell)
+    taught = computed.files(sides[0], plan)
+    held_out = computed.files(sides[1], replace(plan, variants=1))
+    lessons = Lessons(FeatureSet(taught), FeatureSet(held_out), len(labels.classes))
     checkpoint = models_home() / ".training" / f"{request.model}-{request.head}.pt"
-    trained = train_head(
-        FeatureSet(taught),
-        FeatureSet(held_out),
-        len(labels.classes),
-        request.training,
-        checkpoint,
-        tell,
-    )
-    card = _head_card(request, base, labels, counts, (train, validation), trained)
-    folder = _install(request, base, card, trained, taught)
+    trained = train_head(lessons, request.training, checkpoint, tell)
+    if request.finetune and not trained.trouble:
+        trained = _finetuned(request, base, sides, plan, trained, tell)
+    card = _head_card(request, base, labels, counts, sides, trained)
+    embeddings = torch.cat([file.embeddings for file in taught]).numpy()
+    folder = _install(request, base, card, trained, embeddings)
     checkpoint.unlink(missing_ok=True)
     if trained.trouble:
         raise ModelError(
@@ -139,6 +139,21 @@ def train_new_head(
             f" kept in {folder}. A lower learning rate may help"
         )
     return NewHead(folder, card, trained)
+
+
+def _finetuned(
+    request: HeadRequest,
+    base: _Base,
+    sides: Sides,
+    plan: PatchPlan,
+    trained: Trained,
+    tell: Tell,
+) -> Trained:
+    train, held_out = (live_patches(base.extractor, side, plan) for side in sides)
+    classes = trained.head.classify.out_channels
+    return finetune(
+        base.extractor, trained.head, Lessons(train, held_out, classes), request.training, tell
+    )
 
 
 class _Features:
@@ -153,7 +168,7 @@ class _Features:
             card, extractor = self._base.card, self._base.extractor
             files += self._cache.features_of(extractor, card.backbone, image, plan)
             self._tell("features", done, len(images))
-        return [file for file in files if len(file)]
+        return files
 
 
 def base_card(request: HeadRequest) -> ModelCard:
@@ -163,7 +178,7 @@ def base_card(request: HeadRequest) -> ModelCard:
         ModelError: there is no such model.
     """
     card = read_card(_base_folder(request))
-    return card if request.features is None else replace(card, features=request.features)
+    return replace(card, features=request.features.applied(card.features))
 
 
 def _base_folder(request: HeadRequest) -> Path:
@@ -181,14 +196,26 @@ def _base_of(request: HeadRequest) -> _Base:
     own = models_home() / request.model
     exists = (own / CARD_FILE).is_file()
     check_name(request.model, replace=exists)
+    if exists and request.finetune:
+        raise ModelError(
+            f"fine-tuning changes the U-Net itself, on which the heads of {request.model} rest;"
+            " choose a new name for the fine-tuned model"
+        )
     folder, card = _base_folder(request), base_card(request)
     if exists and read_card(own).backbone != card.backbone:
         raise ModelError(
             f"model {request.model} rests on another base or other features than {card.name} with"
             " these options; choose another name, or leave --model out"
         )
-    backbone = load_backbone(folder, card).to(choose_device(request.device))
+    backbone = load_backbone(folder, card, _stem_of(folder)).to(choose_device(request.device))
+    check_features(card.features, backbone)
     return _Base(folder, card, FeatureExtractor(backbone, card.features).eval())
+
+
+def _stem_of(folder: Path) -> Path:
+    """Return where a model's stem is: in its folder, or else the shipped one serves."""
+    own = folder / STEM_WEIGHTS
+    return own if own.is_file() else DEFAULT_MODEL / STEM_WEIGHTS
 
 
 def _patch_plan(request: HeadRequest, card: ModelCard, images: int, labels: LabelSet) -> PatchPlan:
@@ -207,7 +234,7 @@ def _head_card(
     base: _Base,
     labels: LabelSet,
     counts: LabelCounts,
-    sides: tuple[list[LabelledImage], list[LabelledImage]],
+    sides: Sides,
     trained: Trained,
 ) -> HeadCard:
     train, validation = sides
@@ -237,7 +264,7 @@ def _install(
     base: _Base,
     card: HeadCard,
     trained: Trained,
-    files: Sequence[FeatureFile],
+    embeddings: np.ndarray,
 ) -> Path:
     """Put the head into its model: a copy of the base with its heads, and this one."""
     own = models_home() / request.model
@@ -245,14 +272,22 @@ def _install(
     source, model = (own, read_card(own)) if exists else (base.folder, base.card)
     with new_model(request.model, replace=exists) as folder:
         shutil.copytree(source, folder, dirs_exist_ok=True)
-        kept = model.heads if request.features is None or exists else {}
-        for name in set(read_card(source).heads) - set(kept):
-            (folder / "heads" / f"{name}.safetensors").unlink()
+        same_features = exists or (
+            base.card.features == read_card(source).features and not request.finetune
+        )
+        if not same_features:
+            shutil.rmtree(folder / "heads", ignore_errors=True)
+        if base.card.features.stem is not None and not (folder / STEM_WEIGHTS).exists():
+            shutil.copyfile(_stem_of(folder), folder / STEM_WEIGHTS)
+        if request.finetune:
+            save_unet(folder, base.extractor.backbone.unet)
         save_head(folder, request.head, trained.head)
-        save_embeddings(folder, request.head, torch.cat([f.embeddings for f in files]).numpy())
+        save_embeddings(folder, request.head, embeddings)
         write_curve(folder / "heads" / f"{request.head}.curve.tsv", trained.curve)
-        heads = {**kept, request.head: card}
-        seal(folder, replace(model, name=request.model, heads=heads))
+        sealed = seal(folder, replace(model, name=request.model, heads={}))
+        heads = dict(model.heads) if same_features else {}
+        heads[request.head] = replace(card, backbone=sealed.backbone)
+        write_card(folder, replace(sealed, heads=heads))
     return own
 
 

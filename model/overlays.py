@@ -12,7 +12,7 @@ from skimage.segmentation import find_boundaries
 
 from model.card import HeadClass
 from model.evaluate import Evaluation, Predictor, image_scores, predict_image, worst_images
-from model.instances import GlandReading, gland_instances
+from model.instances import GlandReading, known_glands
 from model.labels import IGNORED, LabelledPixels, LabelSet
 
 TRUTH, FOUND = (255, 225, 0), (0, 235, 255)  # neither is a colour of H&E
@@ -61,16 +61,17 @@ def draw_overlay(
     probabilities: float [K, H, W]. Outlines are of glands where the image has instances and
     `glands` is given, else of classes. What is IGNORED is greyed in both.
     """
-    codes = probabilities.argmax(axis=0).astype(np.uint8)
+    known = sample.codes != IGNORED
+    codes = np.where(known, probabilities.argmax(axis=0), IGNORED)
     if glands is not None and sample.instances is not None:
-        truth, found = sample.instances, gland_instances(probabilities, glands)
+        truth, found = sample.instances * known, known_glands(probabilities, known, glands)
     else:
         truth, found = sample.codes, codes
-    plain = np.where((sample.codes == IGNORED)[..., None], _grey(sample.pixels), sample.pixels)
+    plain = np.where(known[..., None], sample.pixels, _grey(sample.pixels))
     outlined = plain.copy()
     outlined[_outline(truth)] = TRUTH
     outlined[_outline(found)] = FOUND
-    tinted = _tinted(plain, np.where(sample.codes == IGNORED, IGNORED, codes), classes)
+    tinted = _tinted(plain, codes, classes)
     gap = np.full((len(plain), 6, 3), 255, np.uint8)
     _captioned(np.concatenate([outlined, gap, tinted], axis=1), caption).save(path)
 

@@ -65,7 +65,7 @@ def train_autoencoder(
     network: AutoencoderKL, source: PatchSource, budget: Budget, seed: int
 ) -> Autoencoder:
     """Train an autoencoder and set its scaling factor so that latents have unit variance."""
-    source_of = _batches(source, budget, seed)
+    source_of = _batches(source, budget, seed, _device_of(network))
 
     def loss_of(step: int) -> Tensor:
         pixels = to_signed(next(source_of))
@@ -90,18 +90,19 @@ def train_encoder(encoder: Encoder, source: PatchSource, budget: Budget, seed: i
     """
     rng = torch.Generator().manual_seed(seed)
     project = nn.Sequential(nn.Linear(encoder.width, 256), nn.ReLU(), nn.Linear(256, 64))
-    both = nn.ModuleList([encoder, project])
-    source_of = _batches(source, Budget(1, budget.batch, budget.side_m * 5 // 4, 0), seed)
+    both = nn.ModuleList([encoder, project]).to(device := _device_of(encoder))
+    wider = Budget(1, budget.batch, budget.side_m * 5 // 4, 0)
+    source_of = _batches(source, wider, seed, torch.device("cpu"))  # views are cut there
 
     def loss_of(step: int) -> Tensor:
         patches = next(source_of)
         views = torch.cat([_view(patches, budget.side_m, rng) for _ in range(2)])
-        codes = F.normalize(project(encoder(to_signed(views))).float(), dim=-1)
+        codes = F.normalize(project(encoder(to_signed(views.to(device)))).float(), dim=-1)
         likeness = codes @ codes.T / 0.2
         likeness.fill_diagonal_(-torch.inf)
         count = len(patches)
         partner = torch.cat([torch.arange(count, 2 * count), torch.arange(count)])
-        return F.cross_entropy(likeness, partner)
+        return F.cross_entropy(likeness, partner.to(device))
 
     _optimise("encoder", both, loss_of, budget)
     return encoder.eval().requires_grad_(False)
@@ -126,18 +127,20 @@ def train_denoiser(
     rng = torch.Generator().manual_seed(seed)
     trained = nn.ModuleList([unet, conditioner])
     average = copy.deepcopy(trained).requires_grad_(False)
-    abar = torch.from_numpy(schedule.alphas_cumprod()).float()
+    device = _device_of(unet)
+    abar = torch.from_numpy(schedule.alphas_cumprod()).float().to(device)
     for index, budget in enumerate(budgets):
-        source_of = _batches(source, budget, seed + index)
+        source_of = _batches(source, budget, seed + index, device)
 
         def loss_of(step: int, source_of: Iterator[Tensor] = source_of) -> Tensor:
             with torch.no_grad():
                 pixels = to_signed(next(source_of))
                 latent, embedding = autoencoder(pixels).float(), encoder(pixels).float()
             count = len(latent)
-            embedding = embedding * (torch.rand(count, 1, generator=rng) > 0.1)
-            t = _timesteps(count, schedule.timesteps, rng)
-            noise = torch.randn(latent.shape, generator=rng)
+            # Drawn on the processor, so that a seed gives the same on any device.
+            embedding = embedding * (torch.rand(count, 1, generator=rng) > 0.1).to(device)
+            t = _timesteps(count, schedule.timesteps, rng).to(device)
+            noise = torch.randn(latent.shape, generator=rng).to(device)
             a = abar[t].view(-1, 1, 1, 1)
             noised = a.sqrt() * latent + (1 - a).sqrt() * noise
             told = unet(noised, t, encoder_hidden_states=conditioner(embedding)).sample
@@ -168,7 +171,7 @@ def _optimise(
     )
     progress = Progress(stage, budget.steps)
     for step in range(budget.steps):
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast(weights[0].device.type, dtype=torch.bfloat16):
             loss = loss_of(step)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -186,10 +189,16 @@ def _blend(average: nn.Module, network: nn.Module, keep: float) -> None:
         mean.lerp_(value, 1 - keep)
 
 
-def _batches(source: PatchSource, budget: Budget, seed: int) -> Iterator[Tensor]:
+def _batches(
+    source: PatchSource, budget: Budget, seed: int, device: torch.device
+) -> Iterator[Tensor]:
     rng = np.random.default_rng(seed)
     for _ in itertools.count():
-        yield torch.from_numpy(source.sample(rng, budget.batch, budget.side_m))
+        yield torch.from_numpy(source.sample(rng, budget.batch, budget.side_m)).to(device)
+
+
+def _device_of(network: nn.Module) -> torch.device:
+    return next(network.parameters()).device
 
 
 def _gradients(x: Tensor) -> Tensor:

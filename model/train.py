@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from model.cache import Tell, silent
 from model.errors import ModelError
-from model.feature_set import FeatureSet
 from model.head import Head
 from model.loss import class_weights, segmentation_loss, soft_targets
 
@@ -56,23 +55,67 @@ class Trained:
     trouble: str = ""
 
 
+class Examples(Protocol):
+    """Patches to draw batches from: features computed before, or on the spot."""
+
+    @property
+    def name(self) -> str:
+        """Return what tells these examples from others."""
+        ...
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Return how many channels each map of features has."""
+        ...
+
+    @property
+    def planes(self) -> list[np.ndarray]:
+        """Return the codes of all patches, uint8 [N, S, S] each."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def batch(
+        self, indices: Sequence[int], rng: np.random.Generator | None = None
+    ) -> tuple[list[Tensor], Tensor]:
+        """Return float [B, C_i, h_i, w_i] per map, codes uint8 [B, S, S]; with rng, turned."""
+        ...
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What is learned from, and what is held out; codes are those of `classes` classes."""
+
+    training: Examples
+    validation: Examples | None
+    classes: int
+
+
+@dataclass(frozen=True)
+class Along:
+    """A network that learns along with the head, which starts from `head`."""
+
+    network: nn.Module
+    head: Head
+    learning_rate: float
+
+
 def train_head(
-    training: FeatureSet,
-    validation: FeatureSet | None,
-    classes: int,
+    lessons: Lessons,
     settings: HeadTraining,
     checkpoint: Path | None = None,
     tell: Tell = silent,
+    along: Along | None = None,
 ) -> Trained:
     """Return the head of the epoch that is best on what is held out; the last without that.
 
     With a `checkpoint`, training goes on where that file stops, if it is of the same training,
-    and every epoch is kept in it.
+    and every epoch is kept in it. A network that learns `along` ends in its state of that epoch.
 
     Raises:
         ModelError: the loss is not a number before any epoch was done.
     """
-    run = _Run(training, validation, classes, settings)
+    run = _Run(lessons, settings, along)
     run.resume(checkpoint)
     epochs = math.ceil(settings.steps / settings.epoch_steps)
     for epoch in range(len(run.curve) + 1, epochs + 1):
@@ -88,27 +131,33 @@ def train_head(
 class _Run:
     """A training under way: the head, its best state so far, and the optimiser."""
 
-    def __init__(
-        self,
-        training: FeatureSet,
-        validation: FeatureSet | None,
-        classes: int,
-        settings: HeadTraining,
-    ) -> None:
+    def __init__(self, lessons: Lessons, settings: HeadTraining, along: Along | None) -> None:
         torch.manual_seed(settings.seed)
-        self.training, self.validation = training, validation
-        self.classes, self.settings = classes, settings
-        head = Head(training.channels, classes, settings.width)
-        self.head = head.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.weights = class_weights(training.planes, classes)
-        self.optimiser = torch.optim.AdamW(
-            self.head.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        self.lessons, self.settings, self.along = lessons, settings, along
+        head = (
+            along.head
+            if along
+            else Head(lessons.training.channels, lessons.classes, settings.width)
         )
+        head.requires_grad_(True)
+        self.head = head.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.both = nn.ModuleList([self.head, *([along.network] if along else [])])
+        self.weights = class_weights(lessons.training.planes, lessons.classes)
+        groups: list[dict[str, Any]] = [
+            {"params": list(self.head.parameters()), "lr": settings.learning_rate}
+        ]
+        if along:
+            learning = [p for p in along.network.parameters() if p.requires_grad]
+            groups.append({"params": learning, "lr": along.learning_rate})
+        self.optimiser = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
         self.rate = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimiser, settings.learning_rate, total_steps=settings.steps, pct_start=0.1
+            self.optimiser,
+            [group["lr"] for group in groups],
+            total_steps=settings.steps,
+            pct_start=0.1,
         )
         self.curve: list[Epoch] = []
-        self.best = copy.deepcopy(self.head.state_dict())
+        self.best = copy.deepcopy(self.both.state_dict())
 
     def epoch(self, number: int, tell: Tell) -> str:
         """Train one epoch and look at what is held out; return what went wrong, if anything."""
@@ -124,20 +173,20 @@ class _Run:
             tell("train", step + 1, self.settings.steps)
         held_out = self._look()
         self.curve.append(Epoch(number, float(np.mean(losses)), *held_out))
-        if self.validation is None or self.best_epoch == number:
-            self.best = copy.deepcopy(self.head.state_dict())
+        if self.lessons.validation is None or self.best_epoch == number:
+            self.best = copy.deepcopy(self.both.state_dict())
         return ""
 
     @property
     def best_epoch(self) -> int:
         """Return the epoch with the best held-out Dice, the first of equals; else the last."""
-        if self.validation is None:
+        if self.lessons.validation is None:
             return len(self.curve)
         return max(self.curve, key=lambda row: row.mean_dice).epoch
 
     def trained(self, trouble: str = "") -> Trained:
         """Return the best head so far."""
-        self.head.load_state_dict(self.best)
+        self.both.load_state_dict(self.best)
         head = self.head.to(memory_format=torch.contiguous_format)
         head.eval().requires_grad_(False)
         return Trained(head, self.curve, self.best_epoch, trouble)
@@ -149,7 +198,7 @@ class _Run:
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
         state = {
             "of": self._identity(),
-            "head": self.head.state_dict(),
+            "networks": self.both.state_dict(),
             "best": self.best,
             "optimiser": self.optimiser.state_dict(),
             "rate": self.rate.state_dict(),
@@ -164,51 +213,60 @@ class _Run:
         state = _read_checkpoint(checkpoint)
         if state.get("of") != self._identity():
             return
-        self.head.load_state_dict(state["head"])
+        self.both.load_state_dict(state["networks"])
         self.best = state["best"]
         self.optimiser.load_state_dict(state["optimiser"])
         self.rate.load_state_dict(state["rate"])
         self.curve = [Epoch(**row) for row in state["curve"]]
 
     def _identity(self) -> str:
-        names = [f.name for s in (self.training, self.validation) if s for f in s.files]
-        return repr((self.settings, self.classes, self.training.channels, names))
+        sides = (self.lessons.training, self.lessons.validation)
+        names = [side.name for side in sides if side is not None]
+        learning = [len(group["params"]) for group in self.optimiser.param_groups]
+        return repr((self.settings, self.lessons.classes, sides[0].channels, names, learning))
 
     def _step(self, indices: list[int], rng: np.random.Generator) -> float:
-        loss = self._loss(self.training, indices, rng)
+        loss = self._loss(self.lessons.training, indices, rng)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.head.parameters(), 1.0)
+        for group in self.optimiser.param_groups:
+            nn.utils.clip_grad_norm_(group["params"], 1.0)
         self.optimiser.step()
         self.rate.step()
         return loss.item()
 
     def _loss(
-        self, source: FeatureSet, indices: list[int], rng: np.random.Generator | None = None
+        self, source: Examples, indices: list[int], rng: np.random.Generator | None = None
     ) -> Tensor:
         logits, shares, weight = self._answers(source, indices, rng)
         return segmentation_loss(logits, shares, weight, self.weights)
 
     def _answers(
-        self, source: FeatureSet, indices: list[int], rng: np.random.Generator | None = None
+        self, source: Examples, indices: list[int], rng: np.random.Generator | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        maps, codes = source.batch(indices, rng)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.head.training):
+            maps, codes = source.batch(indices, rng)
             logits = self.head(maps).float()
-        return logits, *soft_targets(codes, self.classes, codes.shape[-1] // logits.shape[-1])
+        cell_m = codes.shape[-1] // logits.shape[-1]
+        return logits, *soft_targets(codes, self.lessons.classes, cell_m)
 
     @torch.no_grad()
     def _look(self) -> tuple[float, float]:
         """Return the loss and the mean Dice over the classes of what is held out."""
-        if self.validation is None:
+        held_out, classes, batch = (
+            self.lessons.validation,
+            self.lessons.classes,
+            self.settings.batch,
+        )
+        if held_out is None:
             return math.nan, math.nan
         self.head.eval()
-        losses, both, either = [], torch.zeros(self.classes), torch.zeros(self.classes)
-        for start in range(0, len(self.validation), self.settings.batch):
-            indices = list(range(len(self.validation)))[start : start + self.settings.batch]
-            logits, shares, weight = self._answers(self.validation, indices)
+        losses, both, either = [], torch.zeros(classes), torch.zeros(classes)
+        for start in range(0, len(held_out), batch):
+            indices = list(range(start, min(start + batch, len(held_out))))
+            logits, shares, weight = self._answers(held_out, indices)
             losses.append(segmentation_loss(logits, shares, weight, self.weights).item())
-            found = nn.functional.one_hot(logits.argmax(1), self.classes).permute(0, 3, 1, 2)
+            found = nn.functional.one_hot(logits.argmax(1), classes).permute(0, 3, 1, 2)
             truth, found = shares * weight[:, None], found * weight[:, None]
             both += torch.minimum(truth, found).sum((0, 2, 3))
             either += (truth + found).sum((0, 2, 3))
@@ -220,7 +278,7 @@ class _Run:
         batch, left = self.settings.batch, np.empty(0, np.int64)
         while True:
             while len(left) < batch:
-                left = np.concatenate([left, rng.permutation(len(self.training))])
+                left = np.concatenate([left, rng.permutation(len(self.lessons.training))])
             yield left[:batch].tolist()
             left = left[batch:]
 

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import torch
 from diffusers import UNet2DConditionModel
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import ViTConfig, ViTModel
@@ -43,8 +43,10 @@ PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
 M = TypeVar("M", bound=nn.Module)
 
 
-def load_backbone(folder: Path, card: ModelCard) -> Backbone:
+def load_backbone(folder: Path, card: ModelCard, stem_weights: Path | None = None) -> Backbone:
     """Return the frozen backbone of a model folder, float32 on the CPU, in eval mode.
+
+    `stem_weights` is where the pixel stem's are, if not in the folder.
 
     Raises:
         ModelError: a file is missing, changed, not safetensors, or does not fit the network.
@@ -62,7 +64,7 @@ def load_backbone(folder: Path, card: ModelCard) -> Backbone:
     conditioner = _conditioner(folder / "conditioner.safetensors")
     schedule = NoiseSchedule(**card.schedule)
     stem = stem_of(card.features.stem)
-    stem = stem if stem is None else _filled(stem, folder / STEM_WEIGHTS)
+    stem = stem if stem is None else _filled(stem, stem_weights or folder / STEM_WEIGHTS)
     backbone = Backbone(Autoencoder(autoencoder), encoder, conditioner, unet, schedule, stem)
     return backbone.eval().requires_grad_(False)
 
@@ -86,6 +88,15 @@ def save_backbone(folder: Path, backbone: Backbone, dtype: torch.dtype = torch.f
     _save(backbone.conditioner, folder / "conditioner.safetensors", dtype)
     if backbone.stem is not None:
         _save(backbone.stem, folder / STEM_WEIGHTS, dtype)
+
+
+def save_unet(folder: Path, unet: UNet2DConditionModel) -> None:
+    """Write a U-Net's weights over those in a model folder, in the precision they had."""
+    path = folder / "unet" / DIFFUSERS_WEIGHTS
+    with safe_open(path, framework="pt") as former:
+        dtype = former.get_tensor(next(iter(former.keys()))).dtype
+    path.unlink()  # it may be a link to another model's
+    _save(unet, path, dtype)
 
 
 def save_head(folder: Path, name: str, head: Head) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -9,16 +10,31 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from model.train import IGNORED, LabelledTile
+from model.card import HeadClass
+from model.datasets.class_folders import read_class_folders
+from model.labels import LabelledImage, LabelledPixels, LabelSet, in_classes_of
 from qupath_bridge.demo.drawing import DemoSlide, draw_slide
 
 TILE_M = 256
 SIDE_PX = 768
 FIRST_SEED = 1_000_000  # far from the seeds that people give the demo
 FIRST_HELD_OUT_SEED = 2_000_000
-# NCT-CRC-HE-100K labels whole tiles; ADI and MUC have no counterpart among the tissue classes.
-NCT_TISSUE = {"BACK": 0, "TUM": 1, "STR": 2, "MUS": 2, "LYM": 3, "DEB": 4, "NORM": 5}
-NCT_NOT_GLAND = ("BACK", "DEB", "LYM", "MUS", "STR")
+
+TISSUE = (
+    HeadClass("Background", (255, 255, 255), detections=False),
+    HeadClass("Tumor", (200, 0, 0)),
+    HeadClass("Stroma", (150, 200, 150)),
+    HeadClass("Immune cells", (160, 90, 160)),
+    HeadClass("Necrosis", (50, 50, 50)),
+    HeadClass("Other", (255, 200, 0)),
+)
+GLANDS = (
+    HeadClass("Background", (255, 255, 255), detections=False),
+    HeadClass("Gland", (0, 120, 200)),
+)
+# What the tiles' own classes are among those of the heads; adipose and mucus are neither.
+TISSUE_OF = {"Muscle": "Stroma", "Normal mucosa": "Other", "Adipose": None, "Mucus": None}
+NOT_GLAND = ("Background", "Necrosis", "Immune cells", "Muscle", "Stroma", "Adipose")
 
 
 class Mixture:
@@ -59,37 +75,57 @@ def read_images(folder: Path, mpp: float) -> list[np.ndarray]:
     return images
 
 
-def nct_tiles(folder: Path) -> list[LabelledTile]:
-    """Return weakly labelled tiles: a tile's class on all of it but white holes and the rim."""
-    tiles = []
-    for kind, code in sorted(NCT_TISSUE.items()):
-        for image in read_images(folder / kind, 0.5):
-            padded = _at_least(image, TILE_M)
-            codes = np.full(padded.shape[:2], IGNORED, np.uint8)
-            codes[: image.shape[0], : image.shape[1]] = code
-            if kind != "BACK":
-                codes[padded.min(axis=2) > 215] = IGNORED
-            tiles.append(LabelledTile(padded, codes))
-    return tiles
+def crc_tiles(folder: Path) -> tuple[LabelSet, LabelSet]:
+    """Return the NCT-CRC tiles to train on, and every fourth of each class, held out."""
+    labels = read_class_folders(folder, 0.5)
+    held_out = set()
+    for kind in {image.name.split("/")[0] for image in labels.images}:
+        of_kind = [i.name for i in labels.images if i.name.split("/")[0] == kind]
+        held_out |= set(of_kind[3::4])
+    train, test = (
+        [image for image in labels.images if (image.name in held_out) is wanted]
+        for wanted in (False, True)
+    )
+    return (
+        LabelSet(labels.classes, train, f"{len(train)} tiles of NCT-CRC-HE-100K"),
+        LabelSet(labels.classes, test, f"{len(test)} held-out tiles of NCT-CRC-HE-100K"),
+    )
 
 
-def gland_codes(weak: LabelledTile) -> np.ndarray:
-    """Return what a weakly labelled tile says of glands, uint8 [H, W]: none here, or nothing."""
-    gland_free = np.isin(weak.codes, [NCT_TISSUE[kind] for kind in NCT_NOT_GLAND])
-    return np.where(gland_free, 0, IGNORED).astype(np.uint8)
+def as_tissue(tiles: LabelSet) -> LabelSet:
+    """Return tiles of NCT-CRC in the classes of the tissue head; others are not labelled."""
+    renamed = [
+        HeadClass(TISSUE_OF.get(c.name, c.name) or f"no {c.name}", c.color) for c in tiles.classes
+    ]
+    return in_classes_of(LabelSet(renamed, tiles.images, tiles.description), TISSUE)[0]
 
 
-def demo_tiles(slides: list[DemoSlide], per_slide: int) -> list[tuple[LabelledTile, np.ndarray]]:
-    """Return crops of drawn slides with their exact tissue, and beside it their glands' codes."""
+def as_glands(tiles: LabelSet) -> LabelSet:
+    """Return tiles of NCT-CRC with what they say of glands: none here, or nothing."""
+    renamed = [
+        HeadClass("Background" if c.name in NOT_GLAND else f"perhaps {c.name}", c.color)
+        for c in tiles.classes
+    ]
+    return in_classes_of(LabelSet(renamed, tiles.images, tiles.description), GLANDS)[0]
+
+
+def drawn_labels(
+    slides: Sequence[DemoSlide], per_slide: int, kind: str, classes: tuple[HeadClass, ...]
+) -> LabelSet:
+    """Return crops of drawn slides with their exact `tissue` or `glands`."""
     rng = np.random.default_rng(11)
-    tiles = []
-    for slide in slides:
+    images = []
+    for number, slide in enumerate(slides):
         for _ in range(per_slide):
-            y, x = (int(rng.integers(n - TILE_M + 1)) // 4 * 4 for n in slide.pixels.shape[:2])
-            box = np.s_[y : y + TILE_M, x : x + TILE_M]
-            tile = LabelledTile(slide.pixels[box], slide.tissue[box], (x, y))
-            tiles.append((tile, slide.glands[box]))
-    return tiles
+            y, x = (int(rng.integers(n - TILE_M + 1)) // 16 * 16 for n in slide.pixels.shape[:2])
+            read = partial(_crop, slide, kind, y, x)
+            images.append(LabelledImage(f"drawn {number} {x},{y}", f"{number}", read, (x, y)))
+    return LabelSet(classes, images, f"{len(images)} crops of {len(slides)} drawn slides")
+
+
+def _crop(slide: DemoSlide, kind: str, y: int, x: int) -> LabelledPixels:
+    box = np.s_[y : y + TILE_M, x : x + TILE_M]
+    return LabelledPixels(slide.pixels[box], getattr(slide, kind)[box])
 
 
 def drawn_slides(first_seed: int, count: int, work: Path) -> list[DemoSlide]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -13,6 +13,7 @@ from qupath_bridge.cli_base import sentence_not_trace
 from qupath_bridge.label_options import label_options, read_labels, sources_of
 from qupath_bridge.run_options import DEVICES
 
+F = TypeVar("F", bound=Callable[..., Any])
 MODEL = click.option("--model", "base", metavar="NAME|DIR", help="The model to start from.")
 HEAD = click.option("--head", required=True, metavar="HEAD", help="The name of the head.")
 DEVICE = click.option("--device", default="auto", metavar=DEVICES, help="Where to compute.")
@@ -28,6 +29,36 @@ HELD_OUT = click.option(
     metavar="SHARE",
     help="Share of the images held out, by slide or, of one slide, by annotation.",
 )
+
+
+FEATURES = (
+    click.option(
+        "--timesteps", metavar="T,T", help="Timesteps of the features.  [default: the model's]"
+    ),
+    click.option(
+        "--joined/--averaged",
+        default=None,
+        help="Features of several timesteps side by side, or their mean.  [default: the model's]",
+    ),
+    click.option("--blocks", metavar="B,B", help="Decoder blocks.  [default: the model's]"),
+    click.option(
+        "--conditioning/--no-conditioning",
+        default=None,
+        help="Whether the encoder's embedding guides the U-Net.  [default: the model's]",
+    ),
+    click.option(
+        "--stem/--no-stem",
+        default=None,
+        help="Whether the head sees the pixel stem too.  [default: the model's]",
+    ),
+)
+
+
+def feature_options(command: F) -> F:
+    """Give a command the options that say what of the frozen model is a feature."""
+    for option in reversed(FEATURES):
+        command = option(command)
+    return command
 
 
 @click.command(short_help="Train a head from annotations or a data set.")
@@ -60,12 +91,18 @@ def train(name: str, head: str, base: str | None, **flags: Any) -> None:
     the same command goes on where it stood.
     """
     sources = sources_of(flags)
+    from model.feature_choice import FeatureChoice
     from model.new_head import HeadRequest, base_card, train_new_head
     from model.train import HeadTraining
 
     fields = ("steps", "learning_rate", "batch", "seed")
     settings = HeadTraining(**{field: flags.pop(field) for field in fields})
-    request = HeadRequest(model=name, head=head, base=base, training=settings, **flags)
+    choice = FeatureChoice.parsed(
+        **{field: flags.pop(field) for field in FeatureChoice.__dataclass_fields__}
+    )
+    request = HeadRequest(
+        model=name, head=head, base=base, features=choice, training=settings, **flags
+    )
     labels = read_labels(sources, base_card(request), click.echo)
     made = train_new_head(request, labels, click.echo, progress_line())
     click.echo(made.summary())
@@ -137,10 +174,11 @@ def ablate(base: str | None, timesteps: str, blocks: str, output: Path, **flags:
     """
     sources = sources_of(flags)
     from model.ablate import Grid, run_ablation
+    from model.feature_choice import numbers
 
     card = read_card(find_model(base))
-    sets = tuple(Grid.numbers(some) for some in blocks.split(";"))
-    grid = Grid(Grid.numbers(timesteps), sets, **flags)
+    sets = tuple(numbers(some) for some in blocks.split(";"))
+    grid = Grid(numbers(timesteps), sets, **flags)
     labels = read_labels(sources, card, click.echo)
     rows = run_ablation(find_model(base), grid, labels, output, click.echo, progress_line())
     for row in rows:

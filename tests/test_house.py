@@ -18,6 +18,7 @@ HOMES = {
     "safetensors": "model",
     "skimage": "model",
     "matplotlib": "model/charts",
+    "yaml": "model",
 }
 # Looks at versions and devices, and so touches what it looks at.
 EXCEPTIONS = {("qupath_bridge/doctor.py", "torch"), ("qupath_bridge/doctor.py", "openslide")}
