@@ -4,8 +4,11 @@ Ours, not the paper's. A patch's worth is the geometric mean of two ranks among 
 that of its uncertainty and that of its novelty: ranks, since the two have no common scale. Patches
 are then picked greedily, each time the one with the largest worth x distance to the nearest picked
 one: k-centre's farthest point, weighted. Distance is that of the embeddings, less for neighbours in
-one image, and no image gets more than its even share while others have candidates left.
-Source: Sener and Savarese 2018 (k-centre for active learning); weights and spread are ours.
+one image. No image gets more than its even share while others have candidates left, and the lesser
+half of each image's candidates waits until the better halves are used up: what is far from all
+picks, but well known, is not worth a pathologist's time.
+Source: Sener and Savarese 2018 (k-centre for active learning), Yang et al. 2017 (unsure ones first,
+then unlike ones); weights and spread are ours.
 """
 
 from __future__ import annotations
@@ -52,12 +55,15 @@ def choose(candidates: Candidates, count: int) -> list[int]:
     if not len(candidates):
         return []
     worth = worth_of(candidates)
+    better = _better_half(candidates.image, worth)
     share = math.ceil(count / len(np.unique(candidates.image)))
     apart = np.full(len(candidates), FARTHEST)
     left = np.ones(len(candidates), bool)
     picks: list[int] = []
     while left.any() and len(picks) < count:
         open_now = left & _fair(candidates.image, picks, left, share)
+        if (open_now & better).any():
+            open_now &= better
         pick = int(np.argmax(np.where(open_now, worth * apart, -1.0)))
         picks.append(pick)
         left[pick] = False
@@ -76,6 +82,15 @@ def worth_of(candidates: Candidates) -> np.ndarray:
 def _rank(values: np.ndarray) -> np.ndarray:
     """Return the share of values that are not above each; 1 for all where all are equal."""
     return np.searchsorted(np.sort(values), values, side="right") / len(values)
+
+
+def _better_half(image: np.ndarray, worth: np.ndarray) -> np.ndarray:
+    """Return which candidates are worth no less than the median of their image, bool [N]."""
+    medians = np.zeros(int(image.max()) + 1)
+    for one in np.unique(image):
+        medians[one] = np.median(worth[image == one])
+    better: np.ndarray = worth >= medians[image]
+    return better
 
 
 def _fair(image: np.ndarray, picks: list[int], left: np.ndarray, share: int) -> np.ndarray:

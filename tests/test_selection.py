@@ -103,6 +103,16 @@ def test_picks_come_from_every_kind_of_tissue_though_one_is_rare():
     assert set(kind[picks]) == {0, 1, 2}
 
 
+def test_the_surer_half_of_an_image_waits():
+    uncertainty = np.linspace(0, 1, 40)
+    found = candidates([20, 20], uncertainty=uncertainty, novelty=None)
+    picks = choose(found, 20)
+    assert all(
+        uncertainty[p] >= np.median(uncertainty[found.image == found.image[p]]) for p in picks
+    )
+    assert sorted(choose(found, 40)) == list(range(40))
+
+
 def test_neighbours_in_one_image_wait_for_what_is_far_away():
     place = np.stack([np.arange(30), np.zeros(30)], axis=1)
     flat = np.ones(30)

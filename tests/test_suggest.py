@@ -1,4 +1,4 @@
-"""Suggestions for whole projects, through the portable face and the shipped model."""
+"""Suggestions for whole projects, through the portable face and a tiny model."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from shapely.geometry import Polygon, box, mapping, shape
+from tiny_model import TILE_M, write_tiny_model
 
 from model import load_segmenter, read_card
-from model.card import DEFAULT_MODEL
 from model.errors import ModelError
 from model.novelty import save_embeddings
 from model.weights import seal
 from qupath_bridge.errors import ProjectError, RegionError, SettingsError
 from qupath_bridge.project.geojson_objects import read_annotations
-from qupath_bridge.settings import RunSettings
+from qupath_bridge.settings import read_settings
 from qupath_bridge.suggest import SuggestReport, SuggestSettings, suggest_for_project
 from qupath_bridge.suggestions import NOVELTY, UNCERTAINTY, is_untouched
 
-PORTABLE = RunSettings(backend="portable", device="cpu", heads=("tissue",))
+PORTABLE = {"backend": "portable", "device": "cpu", "heads": ("tissue",)}
 SMALL = SuggestSettings(count=4, size_um=64, candidates=6)
 
 
@@ -50,7 +50,7 @@ class Quiet:
 def suggest(
     path: Path, wanted: SuggestSettings = SMALL, reporter: Quiet | None = None, **changes: object
 ) -> SuggestReport:
-    settings = RunSettings(**(vars(PORTABLE) | changes))
+    settings = read_settings(PORTABLE | changes)
     return suggest_for_project(path, settings, wanted, reporter or Quiet())
 
 
@@ -69,11 +69,23 @@ def two_images(tmp_path, make_project, write_tiff, drawn_pixels) -> Path:
 
 
 @pytest.fixture(scope="module")
-def knowing(tmp_path_factory) -> Path:
-    """Return the shipped model with embeddings of what `tissue` was trained on, made up."""
-    folder = tmp_path_factory.mktemp("models") / "knowing"
-    shutil.copytree(DEFAULT_MODEL, folder)
-    tiles = np.random.default_rng(0).integers(0, 255, (4, 256, 256, 3), dtype=np.uint8)
+def tiny(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    write_tiny_model(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def installed(tiny, own_settings, monkeypatch) -> None:
+    """Let the tiny model be the one that is used where no other is named."""
+    monkeypatch.setenv("QUPATH_PATHSEGDIFF_MODEL", str(tiny))
+
+
+@pytest.fixture
+def knowing(tiny, tmp_path) -> Path:
+    """Return the tiny model with embeddings of what `tissue` was trained on, made up."""
+    folder = Path(shutil.copytree(tiny, tmp_path / "knowing"))
+    tiles = np.random.default_rng(0).integers(0, 255, (4, TILE_M, TILE_M, 3), dtype=np.uint8)
     segmenter = load_segmenter(folder, ["tissue"], device="cpu")
     save_embeddings(folder, "tissue", segmenter.embeddings(tiles))
     seal(folder, read_card(folder))
@@ -220,7 +232,7 @@ def test_the_command_tells_what_it_suggests(two_images):
     )  # fmt: skip
     assert told.returncode == 0, told.stderr
     lines = told.stdout.splitlines()
-    assert lines[0].startswith("Annotate next 1: ") and "uncertainty 0." in lines[0]
+    assert lines[0].startswith("Annotate next 1: ") and "px, uncertainty " in lines[0]
     assert lines[-1] == "2 suggestions in 2 images"
     bad = subprocess.run([*command, "--count", "0"], capture_output=True, text=True, check=False)
     assert bad.returncode == 1
