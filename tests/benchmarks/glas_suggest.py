@@ -40,8 +40,9 @@ def picked(bench: Bench, head: HeadPredictor, labelled: Sequence[LabelledImage])
     known = np.concatenate([_embeddings(bench, image) for image in labelled])
     embedding = np.stack([mean for _, mean, _ in looked_at])
     candidates = Candidates(
-        image=np.arange(len(others)),
-        place=np.zeros((len(others), 2)),
+        # As one slide with all of them far apart: each may be taken.
+        image=np.zeros(len(others), np.int64),
+        place=np.stack([np.arange(len(others)) * 1e6, np.zeros(len(others))], axis=1),
         uncertainty=np.array([entropy for entropy, _, _ in looked_at]),
         novelty=np.array([novelty(each, known).mean() for _, _, each in looked_at]),
         embedding=embedding,

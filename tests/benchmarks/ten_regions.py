@@ -2,7 +2,7 @@
 
     python tests/benchmarks/ten_regions.py --out DIR [--seed N]
 
-A drawn slide of 4096 px has exact truth; ten squares of 512 px of it are annotated with the outlines
+A drawn slide of 4096 px has exact truth; ten squares of 512 px of it are annotated with outlines
 of that truth, as a pathologist would with polygons. `train` and `run` are the commands that a user
 gives, the latter on two squares that were not annotated.
 """
