@@ -1,5 +1,7 @@
 """Patches show everything that is labelled, once it is far enough from a patch's rim."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -47,7 +49,7 @@ def test_patches_begin_on_the_lattice_and_leave_no_gap(length, side, stride):
     begins = starts(max(length, side), side, stride)
     assert begins[0] == 0 and all(b % LATTICE_M == 0 for b in begins)
     assert begins == sorted(set(begins))
-    assert all(b - a <= side for a, b in zip(begins, begins[1:], strict=False))
+    assert all(b - a <= side for a, b in pairwise(begins))
     assert 0 <= max(length, side) - begins[-1] - side < LATTICE_M
 
 
