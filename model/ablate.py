@@ -128,7 +128,9 @@ class _Bench:
     def row(self, trial: Trial) -> Row:
         spec = self._spec(trial)
         maps = _maps(spec, trial, self._stem_maps)
-        train, held_out = (FeatureSet(self._files(side, spec), maps) for side in self.sides)
+        cache = FeatureCache(limit_gib=self.grid.cache_gib)  # what other trials use may go
+        files = [self._files(side, spec, cache) for side in self.sides]
+        train, held_out = (FeatureSet(side, maps) for side in files)
         scores = []
         for seed in range(self.grid.seed, self.grid.seed + self.grid.repeats):
             settings = HeadTraining(steps=self.grid.steps, seed=seed)
@@ -150,12 +152,13 @@ class _Bench:
             conditioned=trial.conditioned,
         )
 
-    def _files(self, images: Sequence[LabelledImage], spec: FeatureSpec) -> list[FeatureFile]:
+    def _files(
+        self, images: Sequence[LabelledImage], spec: FeatureSpec, cache: FeatureCache
+    ) -> list[FeatureFile]:
         extractor = FeatureExtractor(self.backbone, spec).eval()
         digest = replace(self.card, features=spec).backbone
         side_m = self.card.tile_m
         plan = PatchPlan(side_m, side_m * 3 // 4, self.card.margin_m)
-        cache = FeatureCache(limit_gib=self.grid.cache_gib)
         files = []
         for done, image in enumerate(images, start=1):
             files += cache.features_of(extractor, digest, image, plan)

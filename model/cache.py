@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -24,6 +28,8 @@ from model.patches import Patch, patches_of
 from model.stain import jittered
 
 GIB = 2**30
+ABANDONED_S = 3600
+"""A file in the making that is older than this has nobody who makes it."""
 Tell = Callable[[str, int, int], None]
 """Told of progress: stage, done, of how many."""
 
@@ -50,16 +56,25 @@ class FeatureFile:
     """Features and truth of one image's patches; the features are read from disk as needed.
 
     codes: uint8 [N, S, S]. origins_m: (x, y) of each patch in its image. channels: of each map.
+
+    Raises:
+        SafetensorError, OSError: it is not there, is cut short, or lacks something.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.name = path.stem
+    def __init__(self, path: Path, patches: Sequence[Patch]) -> None:
+        self.path = path
+        self.codes = torch.from_numpy(np.stack([p.codes for p in patches]))
+        self.origins_m = [p.origin_m for p in patches]
         self._file = safe_open(path, framework="pt")
-        self.codes: Tensor = self._file.get_tensor("codes")
-        self.origins_m: list[tuple[int, int]] = self._file.get_tensor("origins").tolist()
+        self._embeddings = self._file.get_slice("embeddings")
         count = sum(key.isdigit() for key in self._file.keys())  # noqa: SIM118
         self._maps = [self._file.get_slice(str(i)) for i in range(count)]
         self.channels = tuple(int(maps.get_shape()[1]) for maps in self._maps)
+
+    @property
+    def name(self) -> str:
+        """Return what tells these features with this truth from others."""
+        return f"{self.path.stem} {crc32(self.codes.numpy().tobytes())}"
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -67,7 +82,7 @@ class FeatureFile:
     @property
     def embeddings(self) -> Tensor:
         """Return the encoder's embedding of each patch, float32 [N, D]."""
-        return self._file.get_tensor("embeddings").float()
+        return self._embeddings[:].float()
 
     def features(self, index: int, maps: Sequence[int] | None = None) -> list[Tensor]:
         """Return the chosen maps (default: all) of one patch, float32 [C_i, h_i, w_i]."""
@@ -78,8 +93,9 @@ class FeatureFile:
 class FeatureCache:
     """A folder of feature files, the least recently used given up when there are too many.
 
-    Files are known by the model, the plan, the image's name and its contents, so nothing stale is
-    ever used. Nothing that this object has handed out is given up.
+    Files are known by the model, the pixels and where the patches lie, so nothing stale is ever
+    used, and labels may change without computing anew. Nothing that this object has handed out is
+    given up.
 
     Raises:
         ModelError: what one training needs is more than the bound, or the disk is full.
@@ -95,15 +111,19 @@ class FeatureCache:
     ) -> list[FeatureFile]:
         """Return the features of an image's patches, one file per stain variant.
 
-        None where no patch has a label. `model` is the digest of all that the features depend on
-        besides the pixels.
+        None where no patch has a label. A file that was damaged is made anew. `model` is the digest
+        of all that the features depend on besides the pixels.
         """
         read = image.read()
-        paths = [
+        files = [
             self._variant(extractor, model, image, read, plan, variant)
             for variant in range(plan.variants)
         ]
-        return [FeatureFile(path) for path in paths if path is not None]
+        return [file for file in files if file is not None]
+
+    def release(self, file: FeatureFile) -> None:
+        """Take back a file that was handed out: it may be given up for others."""
+        self._in_use.discard(file.path)
 
     def _variant(
         self,
@@ -113,43 +133,49 @@ class FeatureCache:
         read: LabelledPixels,
         plan: PatchPlan,
         variant: int,
-    ) -> Path | None:
-        path = self.folder / f"{_key(model, image, read, plan, variant)}.safetensors"
-        self._in_use.add(path)
-        if path.exists():
-            path.touch()  # the most recently used is given up last
-            return path
-        shown = read if variant == 0 else _stained(image, read, plan, variant)
-        patches = list(patches_of(shown, image.origin_m, plan.side_m, plan.stride_m, plan.margin_m))
+    ) -> FeatureFile | None:
+        layout = (image.origin_m, plan.side_m, plan.stride_m, plan.margin_m)
+        patches = list(patches_of(read, *layout))
         if not patches:
             return None
+        name = image.name if variant else ""  # of which the stain depends
+        key = _key([model, name, plan.seed * bool(variant), variant], read.pixels, patches)
+        path = self.folder / f"{key}.safetensors"
+        self._in_use.add(path)
+        found = _opened(path, patches)
+        if found is not None:
+            return found
+        if variant:
+            patches = list(patches_of(_stained(image, read, plan, variant), *layout))
         self._write(path, tensors_of(extractor, patches))
-        return path
+        return FeatureFile(path, patches)
 
     def _write(self, path: Path, tensors: dict[str, Tensor]) -> None:
         size = sum(t.nbytes for t in tensors.values())
-        beside = path.with_suffix(f".{os.getpid()}.part")
+        beside = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}.part")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._make_room(size)
             save_file(tensors, beside)
             beside.replace(path)
         except (OSError, SafetensorError) as error:
-            beside.unlink(missing_ok=True)
             raise ModelError(
                 f"features could not be kept in {self.folder} ({error}); free some disk, or set"
                 " QUPATH_PATHSEGDIFF_HOME to a larger one. What was computed so far is kept"
             ) from error
+        finally:
+            with suppress(OSError):
+                beside.unlink(missing_ok=True)
 
     def _make_room(self, size: int) -> None:
-        files = sorted(self.folder.glob("*.safetensors"), key=lambda p: p.stat().st_mtime)
-        total = size + sum(p.stat().st_size for p in files)
-        for path in files:
+        files = _by_use(self.folder)
+        total = size + sum(taken for _, taken, _ in files)
+        for _, taken, path in files:
             if total <= self._limit:
                 return
             if path not in self._in_use:
-                total -= path.stat().st_size
-                path.unlink()
+                total -= taken
+                path.unlink(missing_ok=True)
         if total > self._limit:
             raise ModelError(
                 f"the features of this training need more than {self._limit / GIB:g} GiB in"
@@ -157,11 +183,39 @@ class FeatureCache:
             )
 
 
+def _opened(path: Path, patches: Sequence[Patch]) -> FeatureFile | None:
+    """Return a file, from now the most recently used; None where it has to be made (again)."""
+    try:
+        os.utime(path)
+        return FeatureFile(path, patches)
+    except FileNotFoundError:  # also if another run gives it up at this moment
+        return None
+    except (OSError, SafetensorError):
+        path.unlink(missing_ok=True)
+        return None
+
+
+def _by_use(folder: Path) -> list[tuple[float, int, Path]]:
+    """Return (time, bytes, path) of all files, the least recently used first.
+
+    Clears away what a run left that was killed while it wrote.
+    """
+    found = []
+    for path in [*folder.glob("*.safetensors"), *folder.glob("*.part")]:
+        with suppress(FileNotFoundError):  # another run may give it up at this moment
+            state = path.stat()
+            if path.suffix != ".part":
+                found.append((state.st_mtime, state.st_size, path))
+            elif time.time() - state.st_mtime > ABANDONED_S:
+                path.unlink()
+    return sorted(found)
+
+
 @torch.inference_mode()
 def tensors_of(
     extractor: FeatureExtractor, patches: Sequence[Patch], batch: int = 4
 ) -> dict[str, Tensor]:
-    """Return what a feature file holds: maps by number, embeddings, codes and origins."""
+    """Return what a feature file holds: maps by number, and embeddings."""
     device = next(extractor.parameters()).device
     passes: list[list[Tensor]] = []
     embeddings: list[Tensor] = []
@@ -175,8 +229,6 @@ def tensors_of(
     return {
         **{str(i): maps for i, maps in enumerate(joined)},
         "embeddings": torch.cat(embeddings),
-        "codes": torch.from_numpy(np.stack([p.codes for p in patches])),
-        "origins": torch.tensor([p.origin_m for p in patches]),
     }
 
 
@@ -187,11 +239,9 @@ def _stained(
     return LabelledPixels(jittered(read.pixels, np.random.default_rng(words)), read.codes)
 
 
-def _key(model: str, image: LabelledImage, read: LabelledPixels, plan: PatchPlan, v: int) -> str:
-    digest = hashlib.sha256()
-    parts: list[Any] = [model, image.name, image.origin_m, read.pixels.shape, v]
-    parts += [plan.side_m, plan.stride_m, plan.margin_m, plan.seed]
-    digest.update(repr(parts).encode())
-    digest.update(read.pixels.tobytes())
-    digest.update(read.codes.tobytes())
+def _key(parts: Sequence[Any], pixels: np.ndarray, patches: Sequence[Patch]) -> str:
+    """Return a digest of all that features depend on; what the labels say is no part of it."""
+    digest = hashlib.sha256(repr([*parts, pixels.shape]).encode())
+    digest.update(repr([(p.pixels.shape, p.origin_m) for p in patches]).encode())
+    digest.update(pixels.tobytes())
     return digest.hexdigest()[:40]

@@ -180,7 +180,7 @@ def read_card(folder: Path) -> ModelCard:
         )
     try:
         return _card_of(raw)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{path} is incomplete or malformed ({error}); get it anew") from error
 
 

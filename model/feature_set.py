@@ -9,15 +9,24 @@ import torch
 from torch import Tensor
 
 from model.cache import FeatureFile
+from model.errors import ModelError
 
 
 class FeatureSet:
     """Patches of many files, numbered through.
 
     `maps` are the numbers of the feature maps in use, all of them by default.
+
+    Raises:
+        ModelError: there is no file.
     """
 
     def __init__(self, files: Sequence[FeatureFile], maps: Sequence[int] | None = None) -> None:
+        if not files:
+            raise ModelError(
+                "no patch has a label: all that is labelled to train on, or of what is held out,"
+                " lies in the last pixels of its image; label more of the image's inside"
+            )
         self.files = list(files)
         self.maps = list(range(len(files[0].channels)) if maps is None else maps)
         self._places = [(f, i) for f in self.files for i in range(len(f))]

@@ -28,13 +28,13 @@ def check_name(name: str, replace: bool = False) -> None:
     if name == "default":
         raise ModelError("the model 'default' is the shipped one; choose another name")
     folder = models_home() / name
+    if folder.exists() and not (folder / CARD_FILE).is_file():
+        raise ModelError(f"{folder} is there and is no model; choose another name")
     if folder.exists() and not replace:
         raise ModelError(
             f"there is a model {name} already, in {folder}; choose another name, pass --replace,"
             f" or take it away: qupath-pathsegdiff models remove {name}"
         )
-    if folder.exists() and not (folder / CARD_FILE).is_file():
-        raise ModelError(f"{folder} is there and is no model; choose another name")
 
 
 @contextmanager

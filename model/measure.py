@@ -47,6 +47,7 @@ def measure_head(
         ModelError: the head cannot be used, or knows none of the labels' classes.
     """
     card = read_card(how.folder)
+    card.choose_heads([how.head])
     labels, unknown = in_classes_of(labels, card.heads[how.head].classes)
     if unknown:
         say(f"not measured, since the head does not know them: {', '.join(unknown)}")

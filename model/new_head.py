@@ -175,16 +175,32 @@ def base_card(request: HeadRequest) -> ModelCard:
     """Return the card of the model that a head is to be trained on, as far as it is asked for.
 
     Raises:
-        ModelError: there is no such model.
+        ModelError: there is no such model, or the head cannot be put into one of that name.
     """
+    _is_there(request)
     card = read_card(_base_folder(request))
     return replace(card, features=request.features.applied(card.features))
 
 
 def _base_folder(request: HeadRequest) -> Path:
-    own = models_home() / request.model
-    use_own = request.base is None and (own / CARD_FILE).is_file()
+    use_own = request.base is None and _is_there(request)
     return find_model(request.model if use_own else request.base)
+
+
+def _is_there(request: HeadRequest) -> bool:
+    """Return whether the model that gets the head exists.
+
+    Raises:
+        ModelError: it does and cannot get it, or no model can have that name.
+    """
+    exists = (models_home() / request.model / CARD_FILE).is_file()
+    check_name(request.model, replace=exists)
+    if exists and request.finetune:
+        raise ModelError(
+            f"fine-tuning changes the U-Net itself, on which the heads of {request.model} rest;"
+            " choose a new name for the fine-tuned model"
+        )
+    return exists
 
 
 def _base_of(request: HeadRequest) -> _Base:
@@ -193,16 +209,9 @@ def _base_of(request: HeadRequest) -> _Base:
     Raises:
         ModelError: there is none, or a model of the asked-for name rests on another base.
     """
-    own = models_home() / request.model
-    exists = (own / CARD_FILE).is_file()
-    check_name(request.model, replace=exists)
-    if exists and request.finetune:
-        raise ModelError(
-            f"fine-tuning changes the U-Net itself, on which the heads of {request.model} rest;"
-            " choose a new name for the fine-tuned model"
-        )
     folder, card = _base_folder(request), base_card(request)
-    if exists and read_card(own).backbone != card.backbone:
+    exists = _is_there(request)
+    if exists and read_card(models_home() / request.model).backbone != card.backbone:
         raise ModelError(
             f"model {request.model} rests on another base or other features than {card.name} with"
             " these options; choose another name, or leave --model out"

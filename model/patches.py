@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -36,14 +37,13 @@ def patches_of(
     """
     pixels, codes = (_at_least(a, side_m) for a in (image.pixels, image.codes))
     codes[image.codes.shape[0] :] = codes[:, image.codes.shape[1] :] = IGNORED
-    height, width = codes.shape
+    rows, columns = (starts(length, side_m, stride_m) for length in codes.shape)
     x0, y0 = origin_m
-    for y in starts(height, side_m, stride_m):
-        for x in starts(width, side_m, stride_m):
+    for y, kept_rows in zip(rows, _without_rims(rows, side_m, margin_m), strict=True):
+        for x, kept_columns in zip(columns, _without_rims(columns, side_m, margin_m), strict=True):
             box = np.s_[y : y + side_m, x : x + side_m]
             inside = np.full((side_m, side_m), IGNORED, np.uint8)
-            kept = _without_rim((y, x), (height, width), side_m, margin_m)
-            inside[kept] = codes[box][kept]
+            inside[kept_rows, kept_columns] = codes[box][kept_rows, kept_columns]
             if (inside != IGNORED).any():
                 yield Patch(pixels[box], inside, (x0 + x, y0 + y))
 
@@ -51,20 +51,22 @@ def patches_of(
 def starts(length_m: int, side_m: int, stride_m: int) -> list[int]:
     """Return where patches begin so that they cover a length; the last may end before it.
 
-    All begin on the lattice, so up to LATTICE_M - 1 pixels at the end are left out.
+    All begin on the lattice, so up to LATTICE_M - 1 pixels at the end are left out, and the stride
+    is brought down to it. One of more than a side would leave gaps, and is taken as a side.
     """
     last = (length_m - side_m) // LATTICE_M * LATTICE_M
-    return [*range(0, last, stride_m), last]
+    step = max(1, min(stride_m, side_m) // LATTICE_M) * LATTICE_M
+    return [*range(0, last, step), last]
 
 
-def _without_rim(
-    corner: tuple[int, int], size: tuple[int, int], side_m: int, margin_m: int
-) -> tuple[slice, slice]:
-    """Return the part of a patch whose scores count: no rim, but for the image's own edge."""
-    low = [0 if c == 0 else margin_m for c in corner]
-    at_end = [c + side_m + LATTICE_M > n for c, n in zip(corner, size, strict=True)]
-    high = [side_m if end else side_m - margin_m for end in at_end]
-    return slice(low[0], high[0]), slice(low[1], high[1])
+def _without_rims(begins: list[int], side_m: int, margin_m: int) -> list[slice]:
+    """Return for each patch in a row the part whose labels count: what no neighbour has too.
+
+    Where neighbours share less than two rims, each gives up half of what they share.
+    """
+    shared = [a + side_m - b for a, b in pairwise(begins)]
+    cut = [0, *(min(margin_m, share // 2) for share in shared), 0]
+    return [slice(low, side_m - high) for low, high in pairwise(cut)]
 
 
 def _at_least(plane: np.ndarray, side_m: int) -> np.ndarray:

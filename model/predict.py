@@ -68,31 +68,32 @@ class HeadPredictor:
     maps: tuple[int, ...] | None = None
 
     def __call__(self, pixels: np.ndarray, origin_m: tuple[int, int]) -> np.ndarray:
-        """Return float32 [K, H, W] for uint8 [H, W, 3] at the model's resolution."""
+        """Return float32 [K, H, W] for uint8 [H, W, 3] at the model's resolution.
+
+        The features are cached, but nothing holds them there: what is measured may be more than
+        the cache may hold.
+        """
         whole = LabelledPixels(pixels, np.zeros(pixels.shape[:2], np.uint8))
         image = LabelledImage("", "", lambda: whole, origin_m)
         file = self.cache.features_of(self.extractor, self.backbone, image, self.plan)[0]
-        cells = self._cells(file, pixels.shape[:2], origin_m)
-        size = pixels.shape[:2]
-        scaled = interpolate(torch.from_numpy(cells)[None], size=size, mode="bilinear")
-        return scaled[0].numpy()
+        height, width = pixels.shape[:2]
+        scaled = self._scores(file, (height, width), origin_m)[:, :height, :width]
+        self.cache.release(file)
+        return scaled
 
     @torch.inference_mode()
-    def _cells(
+    def _scores(
         self, file: FeatureFile, size: tuple[int, int], origin_m: tuple[int, int]
     ) -> np.ndarray:
-        """Return the blended probabilities of score cells, float32 [K, H/cell, W/cell]."""
+        """Return the blended probabilities, float32 [K, >= H, >= W]: of whole score cells."""
         patches = FeatureSet([file], self.maps)
-        classes = self.head.classify.out_channels
-        cell_m = 1
-        blend: Blend | None = None
+        side_m = file.codes.shape[-1]
+        cell_m, blend = side_m, Blend(self.head.classify.out_channels, 1, 1)
         for index, (x, y) in enumerate(file.origins_m):
-            maps, codes = patches.batch([index])
-            answer = self.head(maps).softmax(dim=1)[0].numpy()
-            if blend is None:
-                cell_m = codes.shape[-1] // answer.shape[-1]
-                blend = Blend(classes, -(-size[0] // cell_m), -(-size[1] // cell_m))
+            answer = self.head(patches.batch([index])[0]).softmax(dim=1)[0].numpy()
+            if index == 0:  # only now is it known how wide a score cell is
+                cell_m = side_m // answer.shape[-1]
+                blend = Blend(len(answer), *(-(-n // cell_m) for n in size))
             blend.add(answer, (x - origin_m[0]) // cell_m, (y - origin_m[1]) // cell_m)
-        if blend is None:
-            raise ValueError("an image without patches")
-        return blend.probabilities()
+        cells = torch.from_numpy(blend.probabilities())[None]
+        return interpolate(cells, scale_factor=float(cell_m), mode="bilinear")[0].numpy()

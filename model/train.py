@@ -17,6 +17,7 @@ from model.cache import Tell, silent
 from model.errors import ModelError
 from model.head import Head
 from model.loss import class_weights, segmentation_loss, soft_targets
+from model.training_state import read_state, write_state
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,9 @@ class HeadTraining:
     """Settings of a head's training; all are our choice.
 
     epoch_steps: after so many steps the held-out patches are looked at.
+
+    Raises:
+        ModelError: with one of them nothing could be trained.
     """
 
     steps: int = 400
@@ -33,6 +37,15 @@ class HeadTraining:
     width: int = 48
     epoch_steps: int = 20
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.batch, self.epoch_steps, self.width // 2) < 1 or self.seed < 0:
+            raise ModelError(
+                f"a training needs at least 1 step, 1 patch per step and a seed from 0; got"
+                f" {self.steps} steps, {self.batch} patches, seed {self.seed}"
+            )
+        if not self.learning_rate > 0:
+            raise ModelError(f"the learning rate must be above 0; got {self.learning_rate:g}")
 
 
 @dataclass(frozen=True)
@@ -154,7 +167,7 @@ class _Run:
             self.optimiser,
             [group["lr"] for group in groups],
             total_steps=settings.steps,
-            pct_start=0.1,
+            pct_start=max(0.1, min(0.4, 1.5 / settings.steps)),  # torch divides by it x steps - 1
         )
         self.curve: list[Epoch] = []
         self.best = copy.deepcopy(self.both.state_dict())
@@ -172,6 +185,8 @@ class _Run:
                 return f"the loss is not a number at step {step + 1}"
             tell("train", step + 1, self.settings.steps)
         held_out = self._look()
+        if not self._sound(held_out[0]):
+            return f"the weights or the held-out loss are no numbers after step {first + steps}"
         self.curve.append(Epoch(number, float(np.mean(losses)), *held_out))
         if self.lessons.validation is None or self.best_epoch == number:
             self.best = copy.deepcopy(self.both.state_dict())
@@ -182,7 +197,7 @@ class _Run:
         """Return the epoch with the best held-out Dice, the first of equals; else the last."""
         if self.lessons.validation is None:
             return len(self.curve)
-        return max(self.curve, key=lambda row: row.mean_dice).epoch
+        return max(self.curve, key=lambda row: np.nan_to_num(row.mean_dice, nan=-1.0)).epoch
 
     def trained(self, trouble: str = "") -> Trained:
         """Return the best head so far."""
@@ -195,7 +210,6 @@ class _Run:
         """Write all that is needed to go on, whole or not at all."""
         if checkpoint is None:
             return
-        checkpoint.parent.mkdir(parents=True, exist_ok=True)
         state = {
             "of": self._identity(),
             "networks": self.both.state_dict(),
@@ -204,13 +218,11 @@ class _Run:
             "rate": self.rate.state_dict(),
             "curve": [asdict(row) for row in self.curve],
         }
-        beside = checkpoint.with_suffix(".part")
-        torch.save(state, beside)
-        beside.replace(checkpoint)
+        write_state(checkpoint, state)
 
     def resume(self, checkpoint: Path | None) -> None:
         """Take up what a checkpoint of this same training holds; any other is left alone."""
-        state = _read_checkpoint(checkpoint)
+        state = read_state(checkpoint)
         if state.get("of") != self._identity():
             return
         self.both.load_state_dict(state["networks"])
@@ -229,8 +241,11 @@ class _Run:
         loss = self._loss(self.lessons.training, indices, rng)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        for group in self.optimiser.param_groups:
-            nn.utils.clip_grad_norm_(group["params"], 1.0)
+        norms = [
+            nn.utils.clip_grad_norm_(group["params"], 1.0) for group in self.optimiser.param_groups
+        ]
+        if not all(map(torch.isfinite, norms)):
+            return math.nan  # a step by it would spoil the weights
         self.optimiser.step()
         self.rate.step()
         return loss.item()
@@ -273,6 +288,10 @@ class _Run:
         dice = (2 * both / either)[either > 0]
         return float(np.mean(losses)), float(dice.mean())
 
+    def _sound(self, held_out_loss: float) -> bool:
+        known = self.lessons.validation is None or math.isfinite(held_out_loss)
+        return known and all(bool(w.isfinite().all()) for w in self.both.parameters())
+
     def _picks(self, rng: np.random.Generator) -> Iterator[list[int]]:
         """Yield batches for ever, every patch once before any comes again."""
         batch, left = self.settings.batch, np.empty(0, np.int64)
@@ -281,12 +300,3 @@ class _Run:
                 left = np.concatenate([left, rng.permutation(len(self.lessons.training))])
             yield left[:batch].tolist()
             left = left[batch:]
-
-
-def _read_checkpoint(path: Path | None) -> dict[str, Any]:
-    if path is None or not path.exists():
-        return {}
-    try:
-        return dict(torch.load(path, weights_only=True))
-    except Exception:  # torch raises anything at all on a damaged file; then it starts anew
-        return {}

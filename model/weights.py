@@ -49,7 +49,8 @@ def load_backbone(folder: Path, card: ModelCard, stem_weights: Path | None = Non
     `stem_weights` is where the pixel stem's are, if not in the folder.
 
     Raises:
-        ModelError: a file is missing, changed, not safetensors, or does not fit the network.
+        ModelError: a file is missing, changed, not safetensors, or does not fit the network; or
+            the card asks for features that the network has not.
     """
     verify_files(folder, card)
     autoencoder = _filled(_autoencoder(folder), folder / "autoencoder" / DIFFUSERS_WEIGHTS)
@@ -62,7 +63,8 @@ def load_backbone(folder: Path, card: ModelCard, stem_weights: Path | None = Non
     )
     encoder = Encoder(_filled(vit, folder / "encoder" / TRANSFORMERS_WEIGHTS))
     conditioner = _conditioner(folder / "conditioner.safetensors")
-    schedule = NoiseSchedule(**card.schedule)
+    schedule = _schedule(folder, card)
+    _check_features(folder, card, len(unet.up_blocks))
     stem = stem_of(card.features.stem)
     stem = stem if stem is None else _filled(stem, stem_weights or folder / STEM_WEIGHTS)
     backbone = Backbone(Autoencoder(autoencoder), encoder, conditioner, unet, schedule, stem)
@@ -70,8 +72,17 @@ def load_backbone(folder: Path, card: ModelCard, stem_weights: Path | None = Non
 
 
 def load_head(folder: Path, card: ModelCard, name: str) -> Head:
-    """Return one head of a model folder, float32 on the CPU, in eval mode."""
+    """Return one head of a model folder, float32 on the CPU, in eval mode.
+
+    Raises:
+        ModelError: it was trained on another base, or its file cannot be used.
+    """
     head = card.heads[name]
+    if head.backbone and head.backbone != card.backbone:
+        raise ModelError(
+            f"head {name} was trained on another base than model {card.name} in {folder}: it knows"
+            " other features; train it again for this one: qupath-pathsegdiff train --help"
+        )
     network = Head(head.feature_channels, len(head.classes), head.width)
     return _filled(network, folder / "heads" / f"{name}.safetensors").eval().requires_grad_(False)
 
@@ -181,6 +192,31 @@ def _conditioner(path: Path) -> Conditioner:
         raise ModelError(f"{path} has no matrix patch_fc.weight; get the model anew") from None
     region = tensors.get("region_fc.weight", torch.empty(0, 0))
     return _filled(Conditioner(patch_width, context_width, region.shape[1]), path)
+
+
+def _schedule(folder: Path, card: ModelCard) -> NoiseSchedule:
+    try:
+        schedule = NoiseSchedule(**card.schedule)
+        late = [t for t in card.features.timesteps if not 0 <= t < schedule.timesteps]
+    except TypeError as error:
+        raise ModelError(f"the card of {folder} has no schedule that is known ({error})") from None
+    if late or not card.features.timesteps:
+        raise ModelError(
+            f"the card of {folder} asks for timesteps {list(card.features.timesteps)}; its schedule"
+            f" has 0 to {schedule.timesteps - 1}"
+        )
+    return schedule
+
+
+def _check_features(folder: Path, card: ModelCard, blocks: int) -> None:
+    wrong = [block for block in card.features.up_blocks if not 0 <= block < blocks]
+    if wrong:
+        raise ModelError(
+            f"the card of {folder} asks for the U-Net's decoder blocks {wrong}; it has 0 to"
+            f" {blocks - 1}"
+        )
+    if not card.features.up_blocks and card.features.stem is None:
+        raise ModelError(f"the card of {folder} asks for no features: no block and no stem")
 
 
 def _config(path: Path) -> dict[str, Any]:

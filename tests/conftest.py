@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -116,3 +117,21 @@ def small_project(tmp_path, make_project, write_tiff, drawn_pixels) -> Path:
     write_tiff(folder / "bild ä.tif", drawn_pixels, 0.5)
     outlines = [box(40, 40, 140, 130), box(300, 200, 420, 300)]
     return make_project(folder, [(folder / "bild ä.tif", (640, 512), 0.5)], {1: outlines})
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> Path:
+    """Return the folder of a model of random tiny networks; nobody may change it."""
+    from tiny_models import write_tiny_model  # only here: it brings torch
+
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    write_tiny_model(folder)
+    return folder
+
+
+@pytest.fixture
+def installed_tiny(tiny_model) -> Path:
+    """Return a copy of the tiny model among the models of this test's machine, named `tiny`."""
+    from model.card import models_home
+
+    return Path(shutil.copytree(tiny_model, models_home() / "tiny"))
