@@ -73,6 +73,12 @@ def load_segmenter(
     chosen = choose_device(device)
     backbone = load_backbone(folder, card)
     extractor = FeatureExtractor(backbone, card.features)
+    strange = [n for n in names if card.heads[n].feature_channels != extractor.channels]
+    if strange:
+        raise ModelError(
+            f"head {strange[0]} of model {card.name} in {folder} does not take the features that"
+            " its card names; get the model anew, or train the head again"
+        )
     return Segmenter(card, extractor, {n: load_head(folder, card, n) for n in names}, chosen)
 
 

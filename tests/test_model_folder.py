@@ -121,6 +121,15 @@ def test_weights_of_another_shape_are_one_clear_error(copied):
         load_segmenter(copied, device="cpu")
 
 
+def test_a_head_for_other_features_is_one_clear_error(copied):
+    card = json.loads((copied / "card.json").read_text(encoding="utf-8"))
+    card["features"]["up_blocks"] = [1, 2]
+    card["heads"]["tissue"]["backbone"] = card["heads"]["glands"]["backbone"] = ""
+    (copied / "card.json").write_text(json.dumps(card), encoding="utf-8")
+    with pytest.raises(ModelError, match="head tissue .* does not take the features"):
+        load_segmenter(copied, device="cpu")
+
+
 def test_an_unknown_head_lists_those_there_are():
     with pytest.raises(ModelError, match="no head 'nuclei'; it has: tissue, glands"):
         load_segmenter(DEFAULT_MODEL, ["nuclei"], device="cpu")
