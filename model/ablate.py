@@ -38,6 +38,14 @@ class Grid:
     cache_gib: float = 20.0
     device: str = "auto"
 
+    def training(self, repeat: int = 0) -> HeadTraining:
+        """Return the settings of a trial's training.
+
+        Raises:
+            ModelError: nothing could be trained with them.
+        """
+        return HeadTraining(steps=self.steps, seed=self.seed + repeat)
+
     @staticmethod
     def numbers(text: str) -> tuple[int, ...]:
         """Return the numbers in "1,2,3".
@@ -147,9 +155,9 @@ class _Bench:
         files = [self._files(side, spec, cache) for side in self.sides]
         train, held_out = (FeatureSet(side, maps) for side in files)
         scores = []
-        for seed in range(self.grid.seed, self.grid.seed + self.grid.repeats):
-            settings = HeadTraining(steps=self.grid.steps, seed=seed)
-            trained = train_head(Lessons(train, held_out, self.classes), settings, tell=self.tell)
+        lessons = Lessons(train, held_out, self.classes)
+        for repeat in range(self.grid.repeats):
+            trained = train_head(lessons, self.grid.training(repeat), tell=self.tell)
             scores.append(trained.curve[trained.best - 1].mean_dice)
         return Row(trial, tuple(scores))
 
@@ -189,6 +197,7 @@ def _maps(spec: FeatureSpec, trial: Trial, stem_maps: int) -> list[int]:
 
 
 def _check(grid: Grid, backbone: Backbone) -> None:
+    grid.training()
     blocks = len(backbone.unet.up_blocks)
     last = backbone.schedule.timesteps - 1
     wrong = [b for some in grid.blocks for b in some if b >= blocks]
