@@ -143,6 +143,7 @@ def stage(work: Path, name: str, network: nn.Module, train: Callable[[], None]) 
         network.eval().requires_grad_(False)
         return
     train()
+    network.eval().requires_grad_(False)
     torch.save(network.state_dict(), path.with_suffix(".part"))
     path.with_suffix(".part").replace(path)
 

@@ -25,11 +25,14 @@ def extractor() -> FeatureExtractor:
 
 @pytest.fixture(scope="module")
 def head(extractor) -> Head:
+    """Return a random head whose norms have seen features, so that its scores vary."""
     torch.manual_seed(1)
-    head = Head(extractor.channels, classes=3, width=8)
-    with torch.no_grad():
-        head.classify.weight *= 100
-    return head.eval().requires_grad_(False)
+    head = Head(extractor.channels, classes=3, width=8).requires_grad_(False)
+    for module in head.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None
+    head.train()(extractor(torch.from_numpy(halves(0, 64).pixels)[None], [(0, 0)]))
+    return head.eval()
 
 
 @pytest.fixture
