@@ -38,8 +38,6 @@ class Grid:
     cache_gib: float = 20.0
     device: str = "auto"
 
-<<<<<<< HEAD
-=======
     def training(self, repeat: int = 0) -> HeadTraining:
         """Return the settings of a trial's training.
 
@@ -48,22 +46,6 @@ class Grid:
         """
         return HeadTraining(steps=self.steps, seed=self.seed + repeat)
 
-    @staticmethod
-    def numbers(text: str) -> tuple[int, ...]:
-        """Return the numbers in "1,2,3".
-
-        Raises:
-            ModelError: they are not whole numbers, or one stands there twice.
-        """
-        try:
-            found = tuple(int(part) for part in text.split(","))
-        except ValueError:
-            raise ModelError(f"{text!r} is not a list of whole numbers, as 50,150") from None
-        if len(set(found)) != len(found) or min(found) < 0:
-            raise ModelError(f"{text!r} has a number twice or below 0")
-        return found
-
->>>>>>> w-tests
 
 @dataclass(frozen=True)
 class Trial:
@@ -199,26 +181,13 @@ def _maps(spec: FeatureSpec, trial: Trial, stem_maps: int) -> list[int]:
     return [*(spec.up_blocks.index(block) for block in trial.blocks), *stem]
 
 
-<<<<<<< HEAD
 def _check(grid: Grid, card: ModelCard, backbone: Backbone) -> None:
+    grid.training()
     if grid.repeats < 1:
         raise ModelError(f"each trial needs a seed at least; got {grid.repeats} repeats")
     for blocks in grid.blocks:
         wanted = replace(card.features, up_blocks=blocks, timesteps=grid.timesteps)
         check_features(wanted, backbone)
-=======
-def _check(grid: Grid, backbone: Backbone) -> None:
-    grid.training()
-    blocks = len(backbone.unet.up_blocks)
-    last = backbone.schedule.timesteps - 1
-    wrong = [b for some in grid.blocks for b in some if b >= blocks]
-    late = [t for t in grid.timesteps if t > last]
-    if wrong or late or grid.repeats < 1:
-        raise ModelError(
-            f"the model has blocks 0 to {blocks - 1} and timesteps 0 to {last}, and at least one"
-            f" seed is tried; got blocks {wrong}, timesteps {late}, {grid.repeats} repeats"
-        )
->>>>>>> w-tests
 
 
 def _dot(row: Row) -> Dot:

@@ -13,6 +13,7 @@ from tiny_models import SPEC, two_textures
 from model import ModelError, read_card
 from model.ablate import COLUMNS, Grid, Row, Trial, run_ablation, trials
 from model.card import models_home, write_card
+from model.feature_choice import numbers
 from model.labels import LabelSet
 
 GRID = Grid((50, 300), ((0,), (0, 2)), steps=4, device="cpu")
@@ -146,11 +147,11 @@ def test_what_the_model_has_not_is_refused_before_anything_is_computed(
 @pytest.mark.parametrize("text", ["", "a", "1,", "1;2", "1,1", "-1", "1.5"])
 def test_lists_of_numbers_that_are_none_are_refused(text):
     with pytest.raises(ModelError, match=r"whole numbers|twice or below 0"):
-        Grid.numbers(text)
+        numbers(text)
 
 
 def test_lists_of_numbers_are_read():
-    assert Grid.numbers("50, 150,0") == (50, 150, 0)
+    assert numbers("50, 150,0") == (50, 150, 0)
 
 
 def test_labels_that_cannot_be_split_are_refused(tiny_model, tmp_path):

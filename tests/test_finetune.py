@@ -13,6 +13,7 @@ from tiny_models import SPEC, halves, tiny_backbone, two_textures
 from model import ModelError, load_segmenter, read_card
 from model.cache import PatchPlan
 from model.card import models_home
+from model.feature_choice import FeatureChoice
 from model.feature_set import turned
 from model.features import FeatureExtractor
 from model.finetune import finetune, live_patches, start_afresh
@@ -117,9 +118,8 @@ def test_an_interruption_while_fine_tuning_leaves_no_model_and_goes_on_from_the_
 
 
 def test_without_a_block_of_the_unet_there_is_nothing_to_fine_tune(tiny_model):
-    spec = replace(SPEC, up_blocks=())
     with pytest.raises(ModelError, match="use no block of the U-Net"):
-        tuned(tiny_model, features=spec)
+        tuned(tiny_model, features=FeatureChoice(blocks=()))
     assert not (models_home() / "tuned").exists()
 
 

@@ -30,7 +30,7 @@ def folder(tiny_model, tmp_path_factory) -> Path:
     settings = HeadTraining(steps=60, batch=4, learning_rate=5e-3, width=8)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("QUPATH_PATHSEGDIFF_HOME", str(tmp_path_factory.mktemp("home")))
-        request = HeadRequest("mine", "dots", str(tiny_model), None, settings, variants=1)
+        request = HeadRequest("mine", "dots", str(tiny_model), training=settings, variants=1)
         return train_new_head(request, two_textures(), lambda text: None).folder
 
 

@@ -126,7 +126,7 @@ def test_a_head_for_other_features_is_one_clear_error(copied):
     card["features"]["up_blocks"] = [1, 2]
     card["heads"]["tissue"]["backbone"] = card["heads"]["glands"]["backbone"] = ""
     (copied / "card.json").write_text(json.dumps(card), encoding="utf-8")
-    with pytest.raises(ModelError, match="head tissue .* does not take the features"):
+    with pytest.raises(ModelError, match=r"head tissue .* does not take the features"):
         load_segmenter(copied, device="cpu")
 
 
