@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -185,12 +186,21 @@ def read_card(folder: Path) -> ModelCard:
 
 
 def write_card(folder: Path, card: ModelCard) -> None:
-    """Write a model's card into its folder, whole or not at all."""
+    """Write a model's card into its folder, whole or not at all; what is no number is null."""
     path = folder / CARD_FILE
     beside = path.with_suffix(".json.part")
-    text = json.dumps(asdict(card), indent=1, ensure_ascii=False)
+    text = json.dumps(_plain(asdict(card)), indent=1, ensure_ascii=False, allow_nan=False)
     beside.write_text(text + "\n", encoding="utf-8")
     beside.replace(path)
+
+
+def _plain(value: Any) -> Any:
+    """Return what JSON can hold: it has no NaN."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def _card_of(raw: dict[str, Any]) -> ModelCard:

@@ -29,7 +29,7 @@ from model.charts import draw_learning_curves
 from model.errors import ModelError
 from model.feature_choice import FeatureChoice
 from model.feature_set import FeatureSet
-from model.features import FeatureExtractor, check_features
+from model.features import FeatureExtractor
 from model.finetune import finetune, live_patches
 from model.labels import LabelCounts, LabelledImage, LabelSet, check_labels
 from model.library import check_name, new_model
@@ -37,7 +37,7 @@ from model.novelty import save_embeddings
 from model.segmenter import choose_device
 from model.split import split, split_by
 from model.train import Epoch, HeadTraining, Lessons, Trained, train_head
-from model.weights import STEM_WEIGHTS, load_backbone, save_head, save_unet, seal
+from model.weights import STEM_WEIGHTS, load_backbone, save_head, save_unet, seal, sha256_of
 
 Sides = tuple[list[LabelledImage], list[LabelledImage]]
 HEAD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
@@ -210,14 +210,14 @@ def _base_of(request: HeadRequest) -> _Base:
         ModelError: there is none, or a model of the asked-for name rests on another base.
     """
     folder, card = _base_folder(request), base_card(request)
+    backbone = load_backbone(folder, card, _stem_of(folder)).to(choose_device(request.device))
+    card = _with_stem(folder, card)
     exists = _is_there(request)
     if exists and read_card(models_home() / request.model).backbone != card.backbone:
         raise ModelError(
             f"model {request.model} rests on another base or other features than {card.name} with"
             " these options; choose another name, or leave --model out"
         )
-    backbone = load_backbone(folder, card, _stem_of(folder)).to(choose_device(request.device))
-    check_features(card.features, backbone)
     return _Base(folder, card, FeatureExtractor(backbone, card.features).eval())
 
 
@@ -225,6 +225,13 @@ def _stem_of(folder: Path) -> Path:
     """Return where a model's stem is: in its folder, or else the shipped one serves."""
     own = folder / STEM_WEIGHTS
     return own if own.is_file() else DEFAULT_MODEL / STEM_WEIGHTS
+
+
+def _with_stem(folder: Path, card: ModelCard) -> ModelCard:
+    """Return a card among whose files is the stem in use, of which the features depend."""
+    if card.features.stem is None or STEM_WEIGHTS in card.files:
+        return card
+    return replace(card, files={**card.files, STEM_WEIGHTS: sha256_of(_stem_of(folder))})
 
 
 def _patch_plan(request: HeadRequest, card: ModelCard, images: int, labels: LabelSet) -> PatchPlan:

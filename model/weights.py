@@ -30,7 +30,7 @@ from model.autoencoder import AUTOENCODERS, Autoencoder
 from model.card import ModelCard, write_card
 from model.encoder import Conditioner, Encoder
 from model.errors import ModelError
-from model.features import Backbone
+from model.features import Backbone, check_features
 from model.head import Head
 from model.schedule import NoiseSchedule
 from model.stem import stem_of
@@ -64,10 +64,10 @@ def load_backbone(folder: Path, card: ModelCard, stem_weights: Path | None = Non
     encoder = Encoder(_filled(vit, folder / "encoder" / TRANSFORMERS_WEIGHTS))
     conditioner = _conditioner(folder / "conditioner.safetensors")
     schedule = _schedule(folder, card)
-    _check_features(folder, card, len(unet.up_blocks))
     stem = stem_of(card.features.stem)
     stem = stem if stem is None else _filled(stem, stem_weights or folder / STEM_WEIGHTS)
     backbone = Backbone(Autoencoder(autoencoder), encoder, conditioner, unet, schedule, stem)
+    check_features(card.features, backbone)
     return backbone.eval().requires_grad_(False)
 
 
@@ -197,26 +197,10 @@ def _conditioner(path: Path) -> Conditioner:
 def _schedule(folder: Path, card: ModelCard) -> NoiseSchedule:
     try:
         schedule = NoiseSchedule(**card.schedule)
-        late = [t for t in card.features.timesteps if not 0 <= t < schedule.timesteps]
-    except TypeError as error:
+        schedule.mix(0)
+    except (TypeError, ValueError) as error:
         raise ModelError(f"the card of {folder} has no schedule that is known ({error})") from None
-    if late or not card.features.timesteps:
-        raise ModelError(
-            f"the card of {folder} asks for timesteps {list(card.features.timesteps)}; its schedule"
-            f" has 0 to {schedule.timesteps - 1}"
-        )
     return schedule
-
-
-def _check_features(folder: Path, card: ModelCard, blocks: int) -> None:
-    wrong = [block for block in card.features.up_blocks if not 0 <= block < blocks]
-    if wrong:
-        raise ModelError(
-            f"the card of {folder} asks for the U-Net's decoder blocks {wrong}; it has 0 to"
-            f" {blocks - 1}"
-        )
-    if not card.features.up_blocks and card.features.stem is None:
-        raise ModelError(f"the card of {folder} asks for no features: no block and no stem")
 
 
 def _config(path: Path) -> dict[str, Any]:

@@ -76,6 +76,18 @@ def test_the_base_is_the_same_before_and_after_a_file(folder):
     assert read_card(folder).backbone == in_memory.backbone
 
 
+def test_a_score_that_is_no_number_is_null_and_the_card_plain_json(folder):
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    card = read_card(folder)
+    head = replace(card.heads["first"], scores={"Tumor": float("nan"), "Stroma": 0.5})
+    write_card(folder, replace(card, heads={"first": head}))
+    text = (folder / "card.json").read_text(encoding="utf-8")
+    assert json.loads(text, parse_constant=refuse)["heads"]["first"]["scores"]["Tumor"] is None
+    assert read_card(folder).heads["first"].scores == {"Tumor": None, "Stroma": 0.5}
+
+
 def test_a_model_without_heads_says_what_to_do(tiny_model):
     card = replace(read_card(tiny_model), heads={})
     with pytest.raises(ModelError, match=r"tiny has no heads yet; train one: .* train --help"):
@@ -117,11 +129,11 @@ def test_an_older_format_says_what_to_do(folder):
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
-        ({"timesteps": (50, 1000)}, r"timesteps \[50, 1000\]; its schedule has 0 to 999"),
+        ({"timesteps": (50, 1000)}, r"timesteps 0 to 999; .* timesteps \[1000\]"),
         ({"timesteps": ()}, r"timesteps \[\]"),
-        ({"up_blocks": (0, 3)}, r"decoder blocks \[3\]; it has 0 to 2"),
-        ({"up_blocks": (-1,)}, r"decoder blocks \[-1\]"),
-        ({"up_blocks": (), "stem": None}, "no features: no block and no stem"),
+        ({"up_blocks": (0, 3)}, r"decoder blocks 0 to 2 .* got blocks \[3\]"),
+        ({"up_blocks": (-1,)}, r"got blocks \[-1\]"),
+        ({"up_blocks": (), "stem": None}, "needs features: name a decoder block, or keep the stem"),
         ({"stem": {"taps": [9]}}, "stem"),
     ],
 )
@@ -131,7 +143,9 @@ def test_features_that_the_networks_have_not_are_refused(tiny_model, spec, says)
         load_backbone(tiny_model, replace(card, features=replace(SPEC, **spec)))
 
 
-@pytest.mark.parametrize("schedule", [{"steps": 5}, {"timesteps": "many"}])
+@pytest.mark.parametrize(
+    "schedule", [{"steps": 5}, {"timesteps": "many"}, {"beta_end": "b"}, {"timesteps": 0}]
+)
 def test_a_schedule_that_is_not_known_is_one_clear_error(tiny_model, schedule):
     with pytest.raises(ModelError, match="schedule"):
         load_backbone(tiny_model, replace(read_card(tiny_model), schedule=schedule))

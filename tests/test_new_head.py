@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import save_file
 from tiny_models import TEXTURES, halves, image_of, two_textures, write_tiny_model
 
 from model import ModelError, load_segmenter, read_card
@@ -22,8 +23,9 @@ from model.labels import IGNORED, LabelSet
 from model.library import installed_models, verify_model
 from model.new_head import HeadRequest, NewHead, train_new_head
 from model.novelty import load_embeddings
+from model.stem import Stem, StemPlan
 from model.train import HeadTraining
-from model.weights import read_tensors
+from model.weights import STEM_WEIGHTS, read_tensors, seal
 
 QUICK = HeadTraining(steps=12, batch=4, learning_rate=5e-3, width=8, epoch_steps=4)
 
@@ -151,6 +153,26 @@ def test_fewer_features_leave_the_heads_of_all_of_them_behind(tiny_model):
     ]
     with pytest.raises(ModelError, match="another base or other features than tiny"):
         train(ask(tiny_model, head="more"))
+
+
+def test_a_model_without_a_stem_can_be_given_the_shipped_ones(tiny_model, tmp_path, monkeypatch):
+    """A stand-in for the shipped model's: the layers are the usual ones, the weights random."""
+    shipped, plain = tmp_path / "shipped", tmp_path / "plain"
+    shipped.mkdir()
+    save_file(
+        {k: v.half() for k, v in Stem(StemPlan()).state_dict().items()}, shipped / STEM_WEIGHTS
+    )
+    monkeypatch.setattr("model.new_head.DEFAULT_MODEL", shipped)
+    shutil.copytree(tiny_model, plain)
+    (plain / STEM_WEIGHTS).unlink()
+    card = read_card(plain)
+    seal(plain, replace(card, features=replace(card.features, stem=None), heads={}))
+    for head in ("dots", "more"):  # the second finds the base that the first made
+        train(ask(plain, head=head, features=FeatureChoice(stem=True)))
+    card = verify_model("mine")
+    assert list(card.heads) == ["dots", "more"] and STEM_WEIGHTS in card.files
+    assert {head.backbone for head in card.heads.values()} == {card.backbone}
+    assert load_segmenter(models_home() / "mine", device="cpu").heads == ["dots", "more"]
 
 
 def test_a_head_on_another_base_under_the_same_name_is_refused(tiny_model, tmp_path):
