@@ -294,6 +294,7 @@ def install(folder: Path, place: Path) -> None:
     """Put a finished model folder in its place."""
     shutil.rmtree(place, ignore_errors=True)
     shutil.copytree(folder, place)
+    shutil.copyfile(Path(__file__).parent / "NOTICE.md", place / "NOTICE.md")
 
 
 if __name__ == "__main__":
