@@ -300,6 +300,7 @@ def main() -> None:
     parser.add_argument("--vgg16", type=Path)
     parser.add_argument("--model", default=str(DEFAULT_MODEL))
     parser.add_argument("--only", help="parts of methods' names, comma-separated")
+    parser.add_argument("--draws", type=int, default=DRAWS, help="of each n below 85")
     parser.add_argument("--numbers", help="only these n, comma-separated")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -310,7 +311,7 @@ def main() -> None:
         if arguments.only and not any(p in method.name for p in arguments.only.split(",")):
             continue
         for n in (n for n in method.numbers if n in wanted):
-            for draw in range(DRAWS if n < 85 else 1):
+            for draw in range(arguments.draws if n < 85 else 1):
                 results = json.loads(kept.read_text()) if kept.exists() else []
                 if any((r["method"], r["n"], r["draw"]) == (method.name, n, draw) for r in results):
                     continue
