@@ -5,7 +5,8 @@
 DIR is GlaS with its folders train and testA (research only: nothing trained here ships). Each
 method learns from the same n of the 85 training images, drawn three times, and is scored on the 60
 of testA. Results are kept in OUT/results.json run by run, so a run that was stopped goes on;
-OUT/table.md is made of them. FILE are VGG16's convolutions as safetensors, `<i>.weight` and
+OUT/table.md is made of them, and OUT/worst
+shows the worst images of each method that saw all 85. FILE are VGG16's convolutions as safetensors, `<i>.weight` and
 `<i>.bias`; without it that baseline is left out.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -36,6 +38,7 @@ from model.features import FeatureExtractor
 from model.finetune import finetune, live_patches, start_afresh
 from model.labels import LabelledImage, LabelSet
 from model.measure import gland_reading
+from model.overlays import draw_worst
 from model.predict import HeadPredictor
 from model.train import HeadTraining, Lessons, train_head
 from model.weights import load_backbone
@@ -62,7 +65,7 @@ class Bench:
 
     def __init__(self, glas: Path, model: Path, out: Path) -> None:
         self.card = read_card(model)
-        self.folder = model
+        self.folder, self.out = model, out
         self.train = read_glas(glas, self.card.mpp, "train")
         self.test = read_glas(glas, self.card.mpp, "testA")
         self.cache = FeatureCache(out / "cache", limit_gib=60)
@@ -248,7 +251,11 @@ def run(bench: Bench, method: Method, n: int, draw: int) -> dict[str, Any]:
     learned = time.monotonic() - began
     test: LabelSet = bench.test
     objects = gland_reading(test.classes, bench.card.mpp) if n == 85 else None
-    summary = summarise(evaluate(predictor, test, objects))
+    evaluation = evaluate(predictor, test, objects)
+    if n == 85:
+        place = bench.out / "worst" / re.sub(r"\W+", "-", method.name)
+        draw_worst(place, evaluation, predictor, test, glands=objects)
+    summary = summarise(evaluation)
     scores = {
         "dice": float(summary.per_class["dice"].value[1]),
         "image_dice": float(summary.per_class["image_dice"].value[1]),
