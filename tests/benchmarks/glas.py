@@ -5,9 +5,9 @@
 DIR is GlaS with its folders train and testA (research only: nothing trained here ships). Each
 method learns from the same n of the 85 training images, drawn three times, and is scored on the 60
 of testA. Results are kept in OUT/results.json run by run, so a run that was stopped goes on;
-OUT/table.md is made of them, and OUT/worst
-shows the worst images of each method that saw all 85. FILE are VGG16's convolutions as safetensors, `<i>.weight` and
-`<i>.bias`; without it that baseline is left out.
+OUT/table.md is made of them, and OUT/worst shows the worst images of each method that saw all 85.
+FILE are VGG16's convolutions as safetensors, `<i>.weight` and `<i>.bias`; without it that baseline
+is left out.
 """
 
 from __future__ import annotations
