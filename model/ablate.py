@@ -17,9 +17,10 @@ from model.errors import ModelError
 from model.feature_set import FeatureSet
 from model.features import Backbone, FeatureExtractor, check_features
 from model.labels import LabelledImage, LabelSet, check_labels
+from model.lessons import HeadTraining, Lessons
 from model.segmenter import choose_device
 from model.split import split
-from model.train import HeadTraining, Lessons, train_head
+from model.train import train_head
 from model.weights import load_backbone
 
 COLUMNS = ("timestep", "blocks", "conditioned", "stem", "mean_dice", "lowest", "highest", "seeds")

@@ -15,8 +15,9 @@ from model.feature_set import turned
 from model.features import FeatureExtractor
 from model.head import Head
 from model.labels import LabelledImage
+from model.lessons import Along, HeadTraining, Lessons, Trained
 from model.patches import Patch, patches_of
-from model.train import Along, HeadTraining, Lessons, Trained, train_head
+from model.train import train_head
 
 DECODER_RATE = 1e-4
 """Highest learning rate of the U-Net while fine-tuning."""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import csv
 import datetime
-import re
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,61 +16,27 @@ import torch
 from model.cache import FeatureCache, FeatureFile, PatchPlan, Tell, silent
 from model.card import (
     CARD_FILE,
-    DEFAULT_MODEL,
     HeadCard,
     ModelCard,
-    find_model,
     models_home,
     read_card,
     write_card,
 )
 from model.charts import draw_learning_curves
 from model.errors import ModelError
-from model.feature_choice import FeatureChoice
 from model.feature_set import FeatureSet
-from model.features import FeatureExtractor
 from model.finetune import finetune, live_patches
+from model.head_base import Base, HeadRequest, base_of, stem_of
 from model.labels import LabelCounts, LabelledImage, LabelSet, check_labels
-from model.library import check_name, new_model
+from model.lessons import Epoch, Lessons, Trained
+from model.library import new_model
 from model.novelty import save_embeddings
-from model.segmenter import choose_device
 from model.split import split, split_by
-from model.train import Epoch, HeadTraining, Lessons, Trained, train_head
-from model.weights import STEM_WEIGHTS, load_backbone, save_head, save_unet, seal, sha256_of
+from model.train import train_head
+from model.weights import STEM_WEIGHTS, save_head, save_unet, seal
 
 Sides = tuple[list[LabelledImage], list[LabelledImage]]
-HEAD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 MOST_VARIANTS, FEW_PATCHES = 4, 400
-
-
-@dataclass(frozen=True)
-class HeadRequest:
-    """What is to be trained, on top of what.
-
-    model: the name of the model that gets the head; made if it is not there. base: what it is
-    made from, a name or folder; None for the model itself if it is there, else the shipped one.
-    features: what of the base is used, None for what its card says. validation_share: of the
-    images, held out. variants: stains of each image that are trained on, 0 for as many as few
-    patches bear.
-    """
-
-    model: str
-    head: str
-    base: str | None = None
-    features: FeatureChoice = field(default_factory=FeatureChoice)
-    training: HeadTraining = field(default_factory=HeadTraining)
-    validation_share: float = 0.25
-    variants: int = 0
-    finetune: bool = False
-    device: str = "auto"
-    cache_gib: float = 20.0
-
-    def __post_init__(self) -> None:
-        if not HEAD_NAME.fullmatch(self.head):
-            raise ModelError(
-                f"{self.head!r} cannot name a head: use letters, digits, dash and underscore, up"
-                " to 40"
-            )
 
 
 @dataclass(frozen=True)
@@ -93,15 +58,6 @@ class NewHead:
         )
 
 
-@dataclass(frozen=True)
-class _Base:
-    """The model that a head is trained on."""
-
-    folder: Path
-    card: ModelCard
-    extractor: FeatureExtractor
-
-
 def train_new_head(
     request: HeadRequest,
     labels: LabelSet,
@@ -116,7 +72,7 @@ def train_new_head(
         ModelError: labels, names or settings cannot be used; or training went wrong, and then the
             message says whether a head was kept.
     """
-    base = _base_of(request)
+    base = base_of(request)
     counts = check_labels(labels)
     sides = split(labels.images, request.validation_share, request.training.seed, counts)
     say(f"{len(sides[0])} images to train on, {len(sides[1])} held out ({labels.description})")
@@ -143,7 +99,7 @@ def train_new_head(
 
 def _finetuned(
     request: HeadRequest,
-    base: _Base,
+    base: Base,
     sides: Sides,
     plan: PatchPlan,
     trained: Trained,
@@ -159,7 +115,7 @@ def _finetuned(
 class _Features:
     """Features of images, with progress told."""
 
-    def __init__(self, base: _Base, cache: FeatureCache, tell: Tell) -> None:
+    def __init__(self, base: Base, cache: FeatureCache, tell: Tell) -> None:
         self._base, self._cache, self._tell = base, cache, tell
 
     def files(self, images: Sequence[LabelledImage], plan: PatchPlan) -> list[FeatureFile]:
@@ -169,69 +125,6 @@ class _Features:
             files += self._cache.features_of(extractor, card.backbone, image, plan)
             self._tell("features", done, len(images))
         return files
-
-
-def base_card(request: HeadRequest) -> ModelCard:
-    """Return the card of the model that a head is to be trained on, as far as it is asked for.
-
-    Raises:
-        ModelError: there is no such model, or the head cannot be put into one of that name.
-    """
-    _is_there(request)
-    card = read_card(_base_folder(request))
-    return replace(card, features=request.features.applied(card.features))
-
-
-def _base_folder(request: HeadRequest) -> Path:
-    use_own = request.base is None and _is_there(request)
-    return find_model(request.model if use_own else request.base)
-
-
-def _is_there(request: HeadRequest) -> bool:
-    """Return whether the model that gets the head exists.
-
-    Raises:
-        ModelError: it does and cannot get it, or no model can have that name.
-    """
-    exists = (models_home() / request.model / CARD_FILE).is_file()
-    check_name(request.model, replace=exists)
-    if exists and request.finetune:
-        raise ModelError(
-            f"fine-tuning changes the U-Net itself, on which the heads of {request.model} rest;"
-            " choose a new name for the fine-tuned model"
-        )
-    return exists
-
-
-def _base_of(request: HeadRequest) -> _Base:
-    """Return the model to train on, loaded.
-
-    Raises:
-        ModelError: there is none, or a model of the asked-for name rests on another base.
-    """
-    folder, card = _base_folder(request), base_card(request)
-    backbone = load_backbone(folder, card, _stem_of(folder)).to(choose_device(request.device))
-    card = _with_stem(folder, card)
-    exists = _is_there(request)
-    if exists and read_card(models_home() / request.model).backbone != card.backbone:
-        raise ModelError(
-            f"model {request.model} rests on another base or other features than {card.name} with"
-            " these options; choose another name, or leave --model out"
-        )
-    return _Base(folder, card, FeatureExtractor(backbone, card.features).eval())
-
-
-def _stem_of(folder: Path) -> Path:
-    """Return where a model's stem is: in its folder, or else the shipped one serves."""
-    own = folder / STEM_WEIGHTS
-    return own if own.is_file() else DEFAULT_MODEL / STEM_WEIGHTS
-
-
-def _with_stem(folder: Path, card: ModelCard) -> ModelCard:
-    """Return a card among whose files is the stem in use, of which the features depend."""
-    if card.features.stem is None or STEM_WEIGHTS in card.files:
-        return card
-    return replace(card, files={**card.files, STEM_WEIGHTS: sha256_of(_stem_of(folder))})
 
 
 def _patch_plan(request: HeadRequest, card: ModelCard, images: int, labels: LabelSet) -> PatchPlan:
@@ -247,7 +140,7 @@ def _patch_plan(request: HeadRequest, card: ModelCard, images: int, labels: Labe
 
 def _head_card(
     request: HeadRequest,
-    base: _Base,
+    base: Base,
     labels: LabelSet,
     counts: LabelCounts,
     sides: Sides,
@@ -277,7 +170,7 @@ def _head_card(
 
 def _install(
     request: HeadRequest,
-    base: _Base,
+    base: Base,
     card: HeadCard,
     trained: Trained,
     embeddings: np.ndarray,
@@ -294,7 +187,7 @@ def _install(
         if not same_features:
             shutil.rmtree(folder / "heads", ignore_errors=True)
         if base.card.features.stem is not None and not (folder / STEM_WEIGHTS).exists():
-            shutil.copyfile(_stem_of(folder), folder / STEM_WEIGHTS)
+            shutil.copyfile(stem_of(folder), folder / STEM_WEIGHTS)
         if request.finetune:
             save_unet(folder, base.extractor.backbone.unet)
         save_head(folder, request.head, trained.head)

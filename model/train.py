@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,101 +16,9 @@ from torch import Tensor, nn
 from model.cache import Tell, silent
 from model.errors import ModelError
 from model.head import Head
+from model.lessons import Along, Epoch, Examples, HeadTraining, Lessons, Trained
 from model.loss import class_weights, segmentation_loss, soft_targets
 from model.training_state import read_state, write_state
-
-
-@dataclass(frozen=True)
-class HeadTraining:
-    """Settings of a head's training; all are our choice.
-
-    epoch_steps: after so many steps the held-out patches are looked at.
-
-    Raises:
-        ModelError: with one of them nothing could be trained.
-    """
-
-    steps: int = 400
-    batch: int = 8
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.01
-    width: int = 48
-    epoch_steps: int = 20
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if min(self.steps, self.batch, self.epoch_steps, self.width // 2) < 1 or self.seed < 0:
-            raise ModelError(
-                f"a training needs at least 1 step, 1 patch per step and a seed from 0; got"
-                f" {self.steps} steps, {self.batch} patches, seed {self.seed}"
-            )
-        if not self.learning_rate > 0:
-            raise ModelError(f"the learning rate must be above 0; got {self.learning_rate:g}")
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One row of the learning curve. dice: mean over the classes held out; NaN where none is."""
-
-    epoch: int
-    train_loss: float
-    validation_loss: float
-    mean_dice: float
-
-
-@dataclass
-class Trained:
-    """A trained head, how it learned, and what stopped it early, if anything did."""
-
-    head: Head
-    curve: list[Epoch] = field(default_factory=list)
-    best: int = 0
-    trouble: str = ""
-
-
-class Examples(Protocol):
-    """Patches to draw batches from: features computed before, or on the spot."""
-
-    @property
-    def name(self) -> str:
-        """Return what tells these examples from others."""
-        ...
-
-    @property
-    def channels(self) -> tuple[int, ...]:
-        """Return how many channels each map of features has."""
-        ...
-
-    @property
-    def planes(self) -> list[np.ndarray]:
-        """Return the codes of all patches, uint8 [N, S, S] each."""
-        ...
-
-    def __len__(self) -> int: ...
-
-    def batch(
-        self, indices: Sequence[int], rng: np.random.Generator | None = None
-    ) -> tuple[list[Tensor], Tensor]:
-        """Return float [B, C_i, h_i, w_i] per map, codes uint8 [B, S, S]; with rng, turned."""
-        ...
-
-
-@dataclass(frozen=True)
-class Lessons:
-    """What is learned from, and what is held out; codes are those of `classes` classes."""
-
-    training: Examples
-    validation: Examples | None
-    classes: int
-
-
-@dataclass(frozen=True)
-class Along:
-    """A network that learns along with the head, which starts from `head`."""
-
-    network: nn.Module
-    head: Head
-    learning_rate: float
 
 
 def train_head(

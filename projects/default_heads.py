@@ -16,9 +16,10 @@ from model.feature_set import FeatureSet
 from model.features import FeatureExtractor
 from model.head import Head
 from model.labels import LabelSet
+from model.lessons import HeadTraining, Lessons
 from model.predict import HeadPredictor
 from model.stem import StemPlan
-from model.train import HeadTraining, Lessons, train_head
+from model.train import train_head
 from qupath_bridge.demo.drawing import DemoSlide
 from qupath_bridge.progress import stage_lines
 

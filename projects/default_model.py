@@ -15,13 +15,11 @@ import argparse
 import datetime
 import shutil
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
+from default_backbone import BackboneSize, stage, train_backbone
 from default_data import (
     FIRST_HELD_OUT_SEED,
     FIRST_SEED,
@@ -32,22 +30,15 @@ from default_data import (
     read_images,
 )
 from default_heads import FEATURES, HeadSize, HeadWork, head_cards, head_lessons, head_tests
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from torch import nn
-from transformers import ViTConfig, ViTModel
 
-from model.autoencoder import Autoencoder
 from model.cache import FeatureCache
 from model.card import DEFAULT_MODEL, ModelCard, read_card, write_card
-from model.encoder import Conditioner, Encoder
 from model.features import Backbone, FeatureExtractor
 from model.head import Head
+from model.lessons import HeadTraining
 from model.novelty import save_embeddings
-from model.pretrain import Budget, train_autoencoder, train_denoiser, train_encoder
-from model.schedule import NoiseSchedule
-from model.segmenter import choose_device
+from model.pretrain import Budget
 from model.stem import Stem, StemPlan
-from model.train import HeadTraining
 from model.weights import STEM_WEIGHTS, load_backbone, read_tensors, save_backbone, save_head, seal
 
 
@@ -57,9 +48,7 @@ class Size:
 
     demo_slides: int
     held_out_slides: int
-    autoencoder: Budget
-    encoder: Budget
-    denoiser: tuple[Budget, ...]
+    backbone: BackboneSize
     heads: HeadSize
 
 
@@ -67,112 +56,37 @@ SIZES = {
     "tiny": Size(
         4,
         1,
-        Budget(3, 4, 64, 1e-3),
-        Budget(3, 8, 64, 1e-3),
-        (Budget(3, 4, 64, 1e-3),),
+        BackboneSize(
+            Budget(3, 4, 64, 1e-3),
+            Budget(3, 8, 64, 1e-3),
+            (Budget(3, 4, 64, 1e-3),),
+        ),
         HeadSize(1, 1, HeadTraining(steps=3, batch=4)),
     ),
     "cpu": Size(
         160,
         24,
-        Budget(900, 16, 96, 2e-3),
-        Budget(400, 64, 128, 1e-3),
-        (Budget(1200, 32, 128, 1e-3), Budget(200, 12, 256, 3e-4)),
+        BackboneSize(
+            Budget(900, 16, 96, 2e-3),
+            Budget(400, 64, 128, 1e-3),
+            (Budget(1200, 32, 128, 1e-3), Budget(200, 12, 256, 3e-4)),
+        ),
         HeadSize(4, 5, HeadTraining(steps=600)),
     ),
     "gpu": Size(
         160,
         24,
-        Budget(6000, 32, 128, 2e-3),
-        Budget(3000, 256, 128, 1e-3),
-        (Budget(12_000, 128, 128, 1e-3), Budget(3000, 48, 256, 3e-4)),
+        BackboneSize(
+            Budget(6000, 32, 128, 2e-3),
+            Budget(3000, 256, 128, 1e-3),
+            (Budget(12_000, 128, 128, 1e-3), Budget(3000, 48, 256, 3e-4)),
+        ),
         HeadSize(4, 5, HeadTraining(steps=600)),
     ),
 }
 
 
 BACKBONE_NOTES = ("recipe", "date", "stages")
-
-
-def new_autoencoder() -> AutoencoderKL:
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(32, 32, 64),
-        layers_per_block=1,
-        latent_channels=4,
-        norm_num_groups=8,
-        mid_block_add_attention=False,
-        sample_size=TILE_M,
-    )
-
-
-def new_encoder() -> Encoder:
-    config = ViTConfig(
-        hidden_size=128,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        intermediate_size=512,
-        image_size=128,
-        patch_size=16,
-        layer_norm_eps=1e-6,
-    )
-    return Encoder(ViTModel(config, add_pooling_layer=False))
-
-
-def new_unet() -> UNet2DConditionModel:
-    return UNet2DConditionModel(
-        sample_size=64,
-        in_channels=4,
-        out_channels=4,
-        layers_per_block=1,
-        block_out_channels=(48, 96, 192),
-        down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
-        cross_attention_dim=128,
-        attention_head_dim=4,
-        norm_num_groups=16,
-    )
-
-
-def stage(work: Path, name: str, network: nn.Module, train: Callable[[], None]) -> None:
-    """Train a network, or fill it from the work folder where that was done before."""
-    path = work / f"{name}.pt"
-    if path.exists():
-        network.load_state_dict(torch.load(path, weights_only=True))
-        network.eval().requires_grad_(False)
-        return
-    train()
-    network.eval().requires_grad_(False)
-    torch.save(network.state_dict(), path.with_suffix(".part"))
-    path.with_suffix(".part").replace(path)
-
-
-def train_backbone(size: Size, real: Mixture, source: Mixture, work: Path) -> Backbone:
-    """Return the backbone, trained in three stages: the autoencoder on real tissue alone."""
-    torch.manual_seed(0)
-    network, encoder, unet = new_autoencoder(), new_encoder(), new_unet()
-    conditioner, schedule = Conditioner(encoder.width, 128), NoiseSchedule()
-    for part in (network, encoder, unet, conditioner):
-        part.to(choose_device("auto"))
-    scale = work / "scale.txt"
-
-    def first() -> None:
-        train_autoencoder(network, real, size.autoencoder, seed=1)
-        scale.write_text(str(network.config.scaling_factor))
-
-    stage(work, "autoencoder", network, first)
-    network.register_to_config(scaling_factor=float(scale.read_text()))
-    autoencoder = Autoencoder(network)
-    stage(work, "encoder", encoder, lambda: _run(train_encoder, encoder, source, size.encoder, 2))
-    both = nn.ModuleList([unet, conditioner])
-    arguments = (unet, conditioner, autoencoder, encoder, schedule, source, list(size.denoiser), 3)
-    stage(work, "denoiser", both, partial(train_denoiser, *arguments))
-    return Backbone(autoencoder, encoder, conditioner, unet, schedule).eval().cpu()
-
-
-def _run(function: Callable[..., object], *arguments: object) -> None:
-    function(*arguments)
 
 
 def stem_from(folder: Path) -> Stem:
@@ -284,7 +198,9 @@ def backbone_of(
         (0.15, read_images(tiles / "tnbc", 0.25)),
         (0.15, [image for kind in kinds for image in read_images(kind, 0.5)]),
     ]
-    backbone = train_backbone(size, Mixture(real), Mixture([(0.45, drawn), *real]), arguments.work)
+    backbone = train_backbone(
+        size.backbone, Mixture(real), Mixture([(0.45, drawn), *real]), arguments.work
+    )
     recipe = f"projects/default_model.py --size {arguments.size}"
     date = datetime.date.today().isoformat()
     return backbone, dict(zip(BACKBONE_NOTES, (recipe, date, repr(size)), strict=True))

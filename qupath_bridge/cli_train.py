@@ -93,8 +93,9 @@ def train(name: str, head: str, base: str | None, **flags: Any) -> None:
     """
     sources = sources_of(flags)
     from model.feature_choice import FeatureChoice
-    from model.new_head import HeadRequest, base_card, train_new_head
-    from model.train import HeadTraining
+    from model.head_base import HeadRequest, base_card
+    from model.lessons import HeadTraining
+    from model.new_head import train_new_head
 
     fields = ("steps", "learning_rate", "batch", "seed")
     settings = HeadTraining(**{field: flags.pop(field) for field in fields})

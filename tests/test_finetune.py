@@ -18,10 +18,10 @@ from model.feature_set import turned
 from model.features import FeatureExtractor
 from model.finetune import finetune, live_patches, start_afresh
 from model.head import Head
+from model.lessons import HeadTraining, Lessons
 from model.library import verify_model
 from model.new_head import HeadRequest, NewHead, train_new_head
 from model.patches import patches_of
-from model.train import HeadTraining, Lessons
 from model.weights import read_tensors
 
 QUICK = HeadTraining(steps=8, batch=4, learning_rate=5e-3, width=8, epoch_steps=4)

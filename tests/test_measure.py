@@ -16,10 +16,10 @@ from model import ModelError, read_card
 from model.card import HeadClass
 from model.evaluate import evaluate, summarise
 from model.labels import IGNORED, LabelSet
+from model.lessons import HeadTraining
 from model.measure import Measuring, gland_reading, head_predictor, measure_head, short_table
 from model.metrics import pixel_scores
 from model.new_head import HeadRequest, train_new_head
-from model.train import HeadTraining
 
 UNSEEN = [image_of(f"unseen {n}", halves(n, 96)) for n in range(20, 23)]
 

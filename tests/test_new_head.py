@@ -20,11 +20,11 @@ from model.card import models_home, write_card
 from model.feature_choice import FeatureChoice
 from model.feature_set import FeatureSet
 from model.labels import IGNORED, LabelSet
+from model.lessons import HeadTraining
 from model.library import installed_models, verify_model
 from model.new_head import HeadRequest, NewHead, train_new_head
 from model.novelty import load_embeddings
 from model.stem import Stem, StemPlan
-from model.train import HeadTraining
 from model.weights import STEM_WEIGHTS, read_tensors, seal
 
 QUICK = HeadTraining(steps=12, batch=4, learning_rate=5e-3, width=8, epoch_steps=4)

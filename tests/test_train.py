@@ -15,7 +15,8 @@ from model.errors import ModelError
 from model.feature_set import turned
 from model.head import Head
 from model.labels import IGNORED
-from model.train import Along, HeadTraining, Lessons, train_head
+from model.lessons import Along, HeadTraining, Lessons
+from model.train import train_head
 
 QUICK = HeadTraining(steps=30, batch=4, learning_rate=5e-3, width=8, epoch_steps=5)
 SIDE = 32

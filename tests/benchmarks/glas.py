@@ -37,10 +37,11 @@ from model.feature_set import FeatureSet
 from model.features import FeatureExtractor
 from model.finetune import finetune, live_patches, start_afresh
 from model.labels import LabelledImage, LabelSet
+from model.lessons import HeadTraining, Lessons
 from model.measure import gland_reading
 from model.overlays import draw_worst
 from model.predict import HeadPredictor
-from model.train import HeadTraining, Lessons, train_head
+from model.train import train_head
 from model.weights import load_backbone
 
 NUMBERS = (1, 2, 5, 10, 85)
