@@ -184,10 +184,10 @@ def random_forest(images: Sequence[LabelledImage], seed: int) -> Predictor:
         features, codes = scale_space(read.pixels), read.codes[2::4, 2::4]
         height, width = (min(a, b) for a, b in zip(features.shape[:2], codes.shape, strict=True))
         features = features[:height, :width].reshape(height * width, -1)
-        chosen = rng.permutation(len(features))[: max(2000, 200_000 // len(images))]
+        chosen = rng.permutation(len(features))[: max(4000, 200_000 // len(images))]
         rows.append(features[chosen])
         truths.append(codes[:height, :width].ravel()[chosen])
-    forest = RandomForestClassifier(100, min_samples_leaf=5, random_state=seed, max_samples=0.25)
+    forest = RandomForestClassifier(100, min_samples_leaf=3, random_state=seed)
     forest.fit(np.concatenate(rows), np.concatenate(truths))
 
     def predict(pixels: np.ndarray, origin_m: tuple[int, int]) -> np.ndarray:
@@ -203,7 +203,7 @@ def random_forest(images: Sequence[LabelledImage], seed: int) -> Predictor:
 
 
 def scale_space(pixels: np.ndarray) -> np.ndarray:
-    """Return float32 [H/4, W/4, F]: colours and stains, smoothed, with edges and blobs."""
+    """Return float32 [H/4, W/4, F]: colours and stains, smoothed, with edges, blobs and ridges."""
     from scipy import ndimage
     from skimage.color import rgb2hed
 
@@ -216,8 +216,17 @@ def scale_space(pixels: np.ndarray) -> np.ndarray:
         for sigma in (1, 2, 4, 8):
             maps.append(ndimage.gaussian_filter(plane, sigma))
             maps.append(ndimage.gaussian_gradient_magnitude(plane, sigma))
-            maps.append(ndimage.gaussian_laplace(plane, sigma))
+            maps += hessian_eigenvalues(plane, sigma)
     return np.stack(maps, axis=-1).astype(np.float32)
+
+
+def hessian_eigenvalues(plane: np.ndarray, sigma: float) -> list[np.ndarray]:
+    """Return the larger and the smaller eigenvalue of each place's second derivatives."""
+    from scipy import ndimage
+
+    yy, xx, xy = (ndimage.gaussian_filter(plane, sigma, order=o) for o in ((2, 0), (0, 2), (1, 1)))
+    middle, half = (yy + xx) / 2, np.sqrt(((yy - xx) / 2) ** 2 + xy**2)
+    return [middle + half, middle - half]
 
 
 def methods_of(bench: Bench, vgg16: Path | None) -> list[Method]:
