@@ -35,7 +35,7 @@ def patches_of(
     What an image lacks to a whole patch is reflected and not labelled. Labels in a rim of
     `margin_m`, whose scores a run does not use, are left out unless no other patch has them.
     """
-    pixels, codes = (_at_least(a, side_m) for a in (image.pixels, image.codes))
+    pixels, codes = (at_least(a, side_m) for a in (image.pixels, image.codes))
     codes[image.codes.shape[0] :] = codes[:, image.codes.shape[1] :] = IGNORED
     rows, columns = (starts(length, side_m, stride_m) for length in codes.shape)
     x0, y0 = origin_m
@@ -69,7 +69,7 @@ def _without_rims(begins: list[int], side_m: int, margin_m: int) -> list[slice]:
     return [slice(low, side_m - high) for low, high in pairwise(cut)]
 
 
-def _at_least(plane: np.ndarray, side_m: int) -> np.ndarray:
+def at_least(plane: np.ndarray, side_m: int) -> np.ndarray:
     """Return a copy reflected to at least `side_m` along both sides."""
     short = [max(0, side_m - n) for n in plane.shape[:2]]
     padding = [(0, short[0]), (0, short[1]), *[(0, 0)] * (plane.ndim - 2)]

@@ -12,6 +12,7 @@ from model.classes import STANDARD_COLORS, color_for, makes_detections
 from model.datasets.pictures import pictures_in, read_rgb, scaled_rgb
 from model.errors import ModelError
 from model.labels import IGNORED, LabelledImage, LabelledPixels, LabelSet
+from model.patches import at_least
 
 NCT_CRC = {
     "TUM": "Tumor",
@@ -93,15 +94,9 @@ def _classes(names: list[str]) -> tuple[HeadClass, ...]:
 def _read(path: Path, code: int, kind: str, factor: float, tile_m: int) -> LabelledPixels:
     tile = scaled_rgb(read_rgb(path), factor)
     height, width = tile.shape[:2]
-    pixels = _at_least(tile, tile_m)
+    pixels = at_least(tile, tile_m)
     codes = np.full(pixels.shape[:2], IGNORED, np.uint8)
     codes[:height, :width] = code
     if kind.casefold() not in WHITE_BY_NATURE:
         codes[pixels.min(axis=2) > HOLE] = IGNORED
     return LabelledPixels(pixels, codes)
-
-
-def _at_least(tile: np.ndarray, side_m: int) -> np.ndarray:
-    """Return a tile, uint8 [H, W, 3], reflected at its far edges until no side is shorter."""
-    short = [max(0, side_m - n) for n in tile.shape[:2]]
-    return np.pad(tile, ((0, short[0]), (0, short[1]), (0, 0)), mode="symmetric")

@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from scipy import ndimage
 
 from model.card import HeadClass
 from model.datasets.pictures import (
@@ -25,6 +24,7 @@ from model.datasets.pictures import (
     scaled_rgb,
 )
 from model.errors import ModelError
+from model.instances import border_codes
 from model.labels import LabelledImage, LabelledPixels, LabelSet
 
 MPP = 0.62005
@@ -93,31 +93,8 @@ def _read(path: Path, mask: Path, mpp: float, border_m: float) -> LabelledPixels
     pixels, raw = read_rgb(path), read_codes(mask)
     same_size(pixels, raw, mask)
     instances = scaled_codes(raw, MPP / mpp)
-    codes = _border_codes(instances, border_m) if border_m else (instances > 0).astype(np.uint8)
+    codes = border_codes(instances, border_m) if border_m else (instances > 0).astype(np.uint8)
     return LabelledPixels(scaled_rgb(pixels, MPP / mpp), codes, instances)
-
-
-def _border_codes(instances: np.ndarray, width_px: float) -> np.ndarray:
-    """Return 0 outside, 1 in a gland, 2 where a gland is within `width_px` of its edge, uint8."""
-    codes = (instances > 0).astype(np.uint8)
-    for number, box in enumerate(ndimage.find_objects(instances), start=1):
-        if box is None:
-            continue
-        # The image's own edge is no gland's edge: grown by one, nothing is missing beyond it.
-        inside = np.pad(instances[box] == number, 1)
-        for axis, (part, size) in enumerate(zip(box, instances.shape, strict=True)):
-            _continue_at_edges(inside, axis, part.start == 0, part.stop == size)
-        deep = ndimage.distance_transform_edt(inside)[1:-1, 1:-1]
-        codes[box][(instances[box] == number) & (deep <= width_px)] = 2
-    return codes
-
-
-def _continue_at_edges(inside: np.ndarray, axis: int, first: bool, last: bool) -> None:
-    plane = np.moveaxis(inside, axis, 0)
-    if first:
-        plane[0] = plane[1]
-    if last:
-        plane[-1] = plane[-2]
 
 
 def _patients(folder: Path) -> dict[str, str]:
