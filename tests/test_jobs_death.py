@@ -106,6 +106,17 @@ def child_has_ended(settings: QueueSettings) -> bool:
         lock.release()
 
 
+def wait_for_moment(settings: QueueSettings, rng: random.Random) -> None:
+    """Wait until the server starts, or computes, or writes a result, and then a little."""
+    before, kind = len(stamps(settings)), rng.choice(["starts", "computes", "writes"])
+    if kind == "computes":
+        wait_until(lambda: not child_has_ended(settings))
+    if kind == "writes":
+        writes = settings.home.glob
+        wait_until(lambda: [*writes("jobs/*/result.tmp")] or len(stamps(settings)) > before)
+    time.sleep(rng.random() * (0.05 if kind == "writes" else 1.5))
+
+
 def test_killed_at_random_moments_the_server_loses_no_job_and_does_none_twice(
     settings, slide, server_of
 ):
@@ -113,18 +124,16 @@ def test_killed_at_random_moments_the_server_loses_no_job_and_does_none_twice(
     rng, deaths = random.Random(4), 20 if SLOW else 3
     jobs = queued(settings, slide, 3)
     done: dict[str, int] = {}
-    for death in range(deaths):
+    for _ in range(deaths):
+        idle = not {"queued", "running"} & set(state_of(settings).values())
+        if idle:
+            jobs += queued(settings, slide, 2)
         server = server_of(settings)
-        if rng.random() < 0.7:  # while it computes, else while it starts
-            wait_until(lambda: list(settings.home.glob("jobs/*/result.tmp")) or
-                       len(stamps(settings)) > len(done) or len(done) == len(jobs))  # fmt: skip
-        time.sleep(rng.random() * 2)
+        wait_for_moment(settings, rng)
         kill(server)
         now = stamps(settings)
         assert all(now[job] == stamp for job, stamp in done.items()), "done twice"
         done = now
-        if len(done) == len(jobs) and death < deaths - 1:
-            jobs += queued(settings, slide, 2)
     queue = JobQueue(settings, path_of)
     try:
         assert sorted(job.id for job in queue.jobs()) == sorted(jobs)
