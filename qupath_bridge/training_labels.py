@@ -8,23 +8,20 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-from rasterio import features
-from rasterio.transform import Affine
 from shapely.geometry import box
 from shapely.geometry.base import BaseGeometry
 
 from model.card import HeadClass
 from model.classes import Color, color_for, makes_detections
-from model.labels import IGNORED, LabelledImage, LabelledPixels, LabelSet
+from model.labels import LabelledImage, LabelSet
 from qupath_bridge.crops import Crop, CropPlan, crops_of, thinned
 from qupath_bridge.drawn import Radii, as_area, that_train
 from qupath_bridge.errors import RegionError, SettingsError, SlideError
 from qupath_bridge.geometry import Mpp, Scale
+from qupath_bridge.labelled_slide import LabelledSlide, SlideFile, read_crop
 from qupath_bridge.project import Annotation, Project, ProjectImage, open_project
 from qupath_bridge.project.classlist import read_classes
 from qupath_bridge.regions import annotation_regions
-from qupath_bridge.slide import Slide, open_slide
 
 
 @dataclass(frozen=True)
@@ -45,31 +42,6 @@ class LabelSettings:
         for name in ("point_radius_um", "line_width_um"):
             if not 0 < getattr(self, name) <= 1000:
                 raise SettingsError(f"{name} must be in 0..1000, not 0; got {getattr(self, name)}")
-
-
-@dataclass(frozen=True)
-class SlideFile:
-    """What is needed to open a slide again, whenever a crop of it is read."""
-
-    path: Path
-    mpp: Mpp | None
-    size_l0: tuple[int, int] | None
-
-    def open(self) -> Slide:
-        return open_slide(self.path, mpp=self.mpp, size_l0=self.size_l0)
-
-
-@dataclass(frozen=True)
-class LabelledSlide:
-    """A slide's labels: areas in model pixels with their classes and those' colours."""
-
-    name: str
-    file: SlideFile
-    scale: Scale
-    size_m: tuple[float, float]
-    outlines_m: list[BaseGeometry]
-    classes: list[str]
-    colors: list[Color | None]
 
 
 def project_labels(
@@ -232,7 +204,7 @@ def _images(
     areas.sort(key=lambda area: -area[0].area)  # stable: of equal ones, the later stays on top
     for crop in kept:
         inside = tuple(area for area in areas if area[0].intersects(_box(crop)))
-        read = partial(_read_crop, slide.file, slide.scale, crop, inside)
+        read = partial(read_crop, slide.file, slide.scale, crop, inside)
         place = f"{round(crop.x_m * slide.scale.x)},{round(crop.y_m * slide.scale.y)}"
         cluster = f"{slide.name}, annotations {crop.cluster + 1}"
         yield LabelledImage(
@@ -245,19 +217,3 @@ def _images(
 
 def _box(crop: Crop) -> BaseGeometry:
     return box(crop.x_m, crop.y_m, crop.x_m + crop.width_m, crop.y_m + crop.height_m)
-
-
-def _read_crop(
-    file: SlideFile, scale: Scale, crop: Crop, areas: Sequence[tuple[BaseGeometry, int]]
-) -> LabelledPixels:
-    x, y, width, height, _ = crop
-    with file.open() as slide:
-        pixels = slide.read(scale.box_l0(x, y, width, height), width, height)
-    codes = features.rasterize(
-        areas,
-        out_shape=(height, width),
-        transform=Affine.translation(x, y),
-        fill=IGNORED,
-        dtype="uint8",
-    )
-    return LabelledPixels(pixels, np.asarray(codes))

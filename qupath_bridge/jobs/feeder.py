@@ -154,7 +154,8 @@ class Feeder:
         elif self._stopping:
             self._store.requeue(job_id)
         else:
-            finish("failed", warnings=running.warnings, error=running.failure)
+            error = running.failure or Failure("WorkerError", f"no result was left ({REPORT})")
+            finish("failed", warnings=running.warnings, error=error)
 
     def _hear(self, heard: Heard | None, running: Running | None) -> None:
         """Take in what the child said, or that it has ended."""

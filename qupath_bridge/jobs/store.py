@@ -13,38 +13,7 @@ from typing import Any
 
 from qupath_bridge.errors import DiskFullError, JobError, QueueFullError, UnknownJobError
 from qupath_bridge.jobs.job import Failure, Job
-
-FORMAT = 1
-TABLE = """
-CREATE TABLE IF NOT EXISTS jobs (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT,
-    id TEXT NOT NULL UNIQUE,
-    kind TEXT NOT NULL,
-    state TEXT NOT NULL DEFAULT 'queued',
-    image_name TEXT NOT NULL,
-    image_uri TEXT NOT NULL,
-    model TEXT NOT NULL,
-    heads TEXT NOT NULL,
-    created TEXT NOT NULL,
-    started TEXT,
-    finished TEXT,
-    error_type TEXT,
-    error_message TEXT,
-    warnings TEXT NOT NULL DEFAULT '[]',
-    result TEXT,
-    cancel_asked INTEGER NOT NULL DEFAULT 0,
-    deaths INTEGER NOT NULL DEFAULT 0,
-    bytes INTEGER NOT NULL DEFAULT 0
-);
-CREATE INDEX IF NOT EXISTS by_state ON jobs (state, seq);
-"""
-PLACED = """
-SELECT *, CASE state
-    WHEN 'running' THEN 0
-    WHEN 'queued' THEN (SELECT COUNT(*) FROM jobs o WHERE o.state = 'queued' AND o.seq <= j.seq)
-    END AS place
-FROM jobs j
-"""
+from qupath_bridge.jobs.rows import FORMAT, PLACED, TABLE, connected, job_of, placed
 
 
 class JobStore:
@@ -59,13 +28,13 @@ class JobStore:
         self._path = path
         self._writing, self._reading = threading.Lock(), threading.Lock()
         with self._told():
-            self._writer = _connected(path)
+            self._writer = connected(path)
             self._writer.executescript(TABLE)
             found = self._writer.execute("PRAGMA user_version").fetchone()[0]
             if found > FORMAT:
                 raise JobError(f"{path} is of a newer version of this program; use that version")
             self._writer.execute(f"PRAGMA user_version = {FORMAT}")
-            self._reader = _connected(path)
+            self._reader = connected(path)
 
     def close(self) -> None:
         for lock, connection in ((self._writing, self._writer), (self._reading, self._reader)):
@@ -100,17 +69,17 @@ class JobStore:
         rows = self._read(f"{PLACED} WHERE id = ?", (job_id,))
         if not rows:
             raise UnknownJobError(f"there is no job {job_id[:40]!r}; it was cleared or never was")
-        return _job_of(rows[0])
+        return job_of(rows[0])
 
     def jobs(self) -> list[Job]:
         """Return all jobs, newest first."""
         rows = self._read("SELECT *, NULL AS place FROM jobs ORDER BY seq")
-        return [_job_of(row, place) for row, place in _placed(rows)][::-1]
+        return [job_of(row, place) for row, place in placed(rows)][::-1]
 
     def next_queued(self) -> Job | None:
         """Return the job that has waited longest."""
         rows = self._read(f"{PLACED} WHERE state = 'queued' ORDER BY seq LIMIT 1")
-        return _job_of(rows[0]) if rows else None
+        return job_of(rows[0]) if rows else None
 
     def begin(self, job_id: str) -> bool:
         """Return whether a queued job is running now; not if it was cancelled meanwhile."""
@@ -212,45 +181,6 @@ class JobStore:
 def now() -> str:
     """Return the time, ISO 8601 in UTC."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
-
-
-def _connected(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(
-        path, timeout=10, isolation_level=None, check_same_thread=False, cached_statements=64
-    )
-    connection.row_factory = sqlite3.Row
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
-    return connection
-
-
-def _placed(rows: Sequence[sqlite3.Row]) -> Iterator[tuple[sqlite3.Row, int | None]]:
-    """Yield rows, the oldest first, with their place in the queue."""
-    waiting = 0
-    for row in rows:
-        waiting += row["state"] == "queued"
-        places = {"running": 0, "queued": waiting}
-        yield row, places.get(row["state"])
-
-
-def _job_of(row: sqlite3.Row, place: int | None = None) -> Job:
-    error = row["error_type"] and Failure(row["error_type"], row["error_message"])
-    return Job(
-        id=row["id"],
-        kind=row["kind"],
-        state=row["state"],
-        place=row["place"] if place is None else place,
-        image_name=row["image_name"],
-        image_uri=row["image_uri"],
-        model=row["model"],
-        heads=tuple(json.loads(row["heads"])),
-        created=row["created"],
-        started=row["started"],
-        finished=row["finished"],
-        error=error or None,
-        warnings=tuple(json.loads(row["warnings"])),
-        result=None if row["result"] is None else json.loads(row["result"]),
-    )
 
 
 def _json(value: Any) -> str:
