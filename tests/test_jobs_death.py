@@ -31,7 +31,14 @@ from qupath_bridge.jobs.lock import ProcessLock
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 SERVER = Path(__file__).parent / "job_server.py"
 SIDE = 1024
-SLOW = bool(os.environ.get("PATHSEGDIFF_SLOW"))
+TWENTY = pytest.param(
+    20,
+    marks=[
+        pytest.mark.slow,
+        pytest.mark.timeout(1800),
+        pytest.mark.skipif(not os.environ.get("PATHSEGDIFF_SLOW"), reason="PATHSEGDIFF_SLOW=1"),
+    ],
+)
 
 
 @pytest.fixture(scope="module")
@@ -117,11 +124,11 @@ def wait_for_moment(settings: QueueSettings, rng: random.Random) -> None:
     time.sleep(rng.random() * (0.05 if kind == "writes" else 1.5))
 
 
+@pytest.mark.parametrize("deaths", [3, TWENTY])
 def test_killed_at_random_moments_the_server_loses_no_job_and_does_none_twice(
-    settings, slide, server_of
+    settings, slide, server_of, deaths
 ):
-    """With PATHSEGDIFF_SLOW=1 twenty times, else three times."""
-    rng, deaths = random.Random(4), 20 if SLOW else 3
+    rng = random.Random(4)
     jobs = queued(settings, slide, 3)
     done: dict[str, int] = {}
     for _ in range(deaths):
