@@ -167,8 +167,9 @@ class FeatureCache:
             beside.replace(path)
         except (OSError, SafetensorError) as error:
             raise ModelError(
-                f"features could not be kept in {self.folder} ({error}); free some disk, or set"
-                " QUPATH_PATHSEGDIFF_HOME to a larger one. What was computed so far is kept"
+                f"features could not be kept in {self.folder} ({error}); make room or make the"
+                " folder writable, or set QUPATH_PATHSEGDIFF_HOME to another. What was computed so"
+                " far is kept"
             ) from error
         finally:
             with suppress(OSError):
@@ -208,10 +209,11 @@ def _by_use(folder: Path) -> list[tuple[float, int, Path]]:
     Clears away what a run left that was killed while it wrote.
     """
     found = []
-    for path in [*folder.glob("*.safetensors"), *folder.glob("*.part")]:
+    # safetensors itself writes into a .tmp... that it then renames.
+    for path in [*folder.glob("*.safetensors"), *folder.glob("*.part"), *folder.glob(".tmp*")]:
         with suppress(FileNotFoundError):  # another run may give it up at this moment
             state = path.stat()
-            if path.suffix != ".part":
+            if path.suffix == ".safetensors":
                 found.append((state.st_mtime, state.st_size, path))
             elif time.time() - state.st_mtime > ABANDONED_S:
                 path.unlink()
