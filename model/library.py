@@ -51,11 +51,14 @@ def check_head_name(name: str) -> None:
 
 
 @contextmanager
-def new_model(name: str, replace: bool = False) -> Iterator[Path]:
+def new_model(name: str, replace: bool = False, made_of: ModelCard | None = None) -> Iterator[Path]:
     """Give an empty folder; what was written there becomes the model `name`, whole or not at all.
 
+    made_of: the card of the model replaced, where what is written rests on that.
+
     Raises:
-        ModelError: the name cannot be used, or the system refused to write.
+        ModelError: the name cannot be used, the system refused to write, or another command has
+            made or changed the model meanwhile.
     """
     check_name(name, replace)
     home = models_home()
@@ -65,6 +68,7 @@ def new_model(name: str, replace: bool = False) -> Iterator[Path]:
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir()
         yield beside
+        _refuse_overtaken(home / name, replace, made_of)
         _swap_in(beside, home / name, replace)
     except OSError as error:
         raise ModelError(
@@ -138,6 +142,16 @@ def remove_model(name: str) -> None:
         shutil.rmtree(folder)
     except OSError as error:
         raise ModelError(f"cannot remove {folder} ({error.strerror or error})") from error
+
+
+def _refuse_overtaken(place: Path, replace: bool, made_of: ModelCard | None) -> None:
+    """Refuse to undo what another command did while this one was at work."""
+    made = place.exists() and not replace
+    if made or (made_of is not None and read_card(place) != made_of):
+        raise ModelError(
+            f"another command has {'made' if made else 'changed'} the model {place.name} meanwhile,"
+            " and it was left so; run this one again: a training goes on from where it stood"
+        )
 
 
 def _swap_in(beside: Path, place: Path, replace: bool) -> None:

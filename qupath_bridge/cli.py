@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from qupath_bridge import __version__
-from qupath_bridge.cli_base import INTERRUPTED, PROJECT, sentence_not_trace
+from qupath_bridge.cli_base import PROJECT, leave_interrupted, sentence_not_trace
 from qupath_bridge.cli_models import models
 from qupath_bridge.cli_suggest import suggest
 from qupath_bridge.cli_train import ablate, evaluate, train
@@ -54,7 +54,7 @@ def run(project: Path, dry_run: bool, **flags: Any) -> None:
     report = run_project(project, settings, console_reporter())
     click.echo(report.summary())
     if report.interrupted:
-        sys.exit(INTERRUPTED)
+        leave_interrupted()
     sys.exit(1 if report.failed else 0)
 
 

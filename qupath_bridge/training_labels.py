@@ -42,6 +42,8 @@ class LabelSettings:
         for name in ("point_radius_um", "line_width_um"):
             if not 0 < getattr(self, name) <= 1000:
                 raise SettingsError(f"{name} must be in 0..1000, not 0; got {getattr(self, name)}")
+        if self.mpp is not None and not 0.01 <= self.mpp <= 100:
+            raise SettingsError(f"mpp must be in 0.01..100 um; got {self.mpp:g}")
 
 
 def project_labels(

@@ -216,7 +216,7 @@ def test_what_is_not_there_is_named(two_images, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("count", 0), ("size_um", float("nan")), ("candidates", 0)]
+    ("name", "value"), [("count", 0), ("size_um", float("nan")), ("candidates", 0), ("seed", -1)]
 )
 def test_settings_out_of_range_are_refused(name, value):
     with pytest.raises(SettingsError, match=name):

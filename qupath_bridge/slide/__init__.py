@@ -147,7 +147,10 @@ def _check_file(path: Path) -> None:
         with path.open("rb"):
             pass
     except FileNotFoundError as error:
-        raise SlideError(f"{path} is not there: moved, renamed or deleted") from error
+        raise SlideError(
+            f"{path} is not there: moved, renamed or deleted; put it back, or show"
+            " QuPath its new place (open the project there)"
+        ) from error
     except PermissionError as error:
         raise SlideError(f"{path} may not be read: allow this user to read it") from error
     except OSError as error:
