@@ -39,6 +39,7 @@ class Browser:
             "--disable-background-networking",
             "--disable-dev-shm-usage",
             "--disable-gpu",
+            "--hide-scrollbars",
             *(["--no-sandbox"] if os.geteuid() == 0 else []),
         ]
         command = ["sh", "-c", SHELL, "sh", executable, *flags]

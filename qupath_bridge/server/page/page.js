@@ -152,6 +152,7 @@ const cards = new Map(); // job id -> {item, job, text, cancelling, picture}
 function newCard(id) {
   const item = at("job-card").content.firstElementChild.cloneNode(true);
   const card = { id, item, part: (name) => item.querySelector(`.${name}`), cancelling: false };
+  item.dataset.id = id;
   card.part("name").id = `name-${id}`;
   for (const button of item.querySelectorAll("button")) button.setAttribute("aria-describedby", `name-${id}`);
   card.part("cancel").addEventListener("click", () => cancel(card));
@@ -163,7 +164,7 @@ function newCard(id) {
 }
 
 function fill(card, job) {
-  const text = JSON.stringify(job);
+  const text = JSON.stringify(job) + new Date().toDateString(); // "17:40" is today's alone
   if (card.text === text) return;
   const before = card.job;
   Object.assign(card, { job, text });
@@ -242,9 +243,10 @@ function fillResult(card, job) {
   if (isTraining(job)) return fillTrained(card, job);
   const { objects, regions, classes } = job.result;
   show(card.part("result"), true);
-  card.part("result").querySelector("summary").textContent =
-    `${count(objects, "object")} in ${count(regions, "region")}`;
+  card.part("total").textContent = `${count(objects, "object")} in ${count(regions, "region")}`;
   const heads = [...new Set(classes.map((row) => row.head))];
+  const largest = classes.filter((row) => row.head === heads[0]).sort((a, b) => b.percent - a.percent);
+  card.part("gist").replaceChildren(...largest.slice(0, 3).map(gist));
   card.part("areas").replaceChildren(...heads.map(
     (head) => areasTable(head, classes.filter((row) => row.head === head))));
   show(card.part("picture"), job.links.overlay);
@@ -260,7 +262,7 @@ function fillTrained(card, job) {
   score.textContent = meanDice === null ? "No score" : `Mean Dice ${grouped(meanDice, 2)}`;
   card.part("trained").replaceChildren(score,
     ` on ${count(heldOutImages, "held-out image")}, learned from ${count(trainImages, "image")}. `,
-    `To use it, name the model ${model} in the first lines of the segment script.`);
+    `To use it, set the model to “${model}” in the first lines of a segment script.`);
 }
 
 function areasTable(head, rows) {
@@ -281,8 +283,18 @@ function areasRow(row, unit) {
   write("objects", row.objects === null ? "–" : grouped(row.objects));
   const bar = line.querySelector(".bar");
   bar.style.width = `${Math.min(100, row.percent)}%`;
-  bar.style.backgroundColor = `rgb(${row.color.map(Number).join(" ")})`;
+  bar.style.backgroundColor = paint(row.color);
   return line;
+}
+
+const paint = (color) => `rgb(${color.map(Number).join(" ")})`;
+
+function gist(row) {
+  const [part, swatch] = [document.createElement("span"), document.createElement("span")];
+  swatch.className = "swatch";
+  swatch.style.backgroundColor = paint(row.color);
+  part.append(swatch, `${row.class} ${share(row.percent)}`);
+  return part;
 }
 
 const inSight = new IntersectionObserver((entries) => {
@@ -302,6 +314,7 @@ async function loadPicture(card) {
     image.src = card.picture;
     image.alt = `${title(card.job)} with the objects found in it`;
     show(image, true);
+    card.part("enlarge").disabled = false;
     caption.textContent = "";
     inSight.unobserve(card.part("picture"));
   } catch (error) {
@@ -311,7 +324,6 @@ async function loadPicture(card) {
 }
 
 function enlarge(card) {
-  if (!card.item.querySelector("img").src) return;
   at("enlarged-picture").src = card.picture;
   at("enlarged-picture").alt = card.item.querySelector("img").alt;
   at("enlarged").showModal();
@@ -356,15 +368,14 @@ function save(blob, name) {
 let olderShown = false;
 
 function render(jobs) {
-  const first = cards.size === 0;
   const focused = document.activeElement;
   const going = jobs.filter(isGoing).sort((a, b) => a.place - b.place);
   const over = jobs.filter((job) => !isGoing(job))
     .sort((a, b) => Date.parse(b.finished ?? b.created) - Date.parse(a.finished ?? a.created));
   const shown = olderShown ? over : over.slice(0, FIRST_SHOWN);
   dropOthers(new Set([...going, ...shown].map((job) => job.id)));
-  fillList("queue", going, first);
-  fillList("finished", shown, first);
+  fillList("finished", shown);
+  fillList("queue", going);
   show(at("empty"), jobs.length === 0);
   show(at("older"), over.length > shown.length);
   at("older").textContent = `Show ${grouped(over.length - shown.length)} older`;
@@ -382,16 +393,15 @@ function dropOthers(ids) {
   }
 }
 
-function fillList(name, jobs, first) {
+function fillList(name, jobs) {
   const list = at(`${name}-list`);
   show(at(name), jobs.length);
   jobs.forEach((job, index) => {
     const card = cards.get(job.id) ?? newCard(job.id);
-    const wasGoing = card.job && isGoing(card.job);
-    card.item.dataset.id = job.id;
+    const before = card.job;
     fill(card, job);
-    if (wasGoing && !isGoing(job)) announce(`${title(job)}: ${BADGES[job.state]}`);
-    if (job.state === "done" && (wasGoing || (first && index < FIRST_OPEN))) card.part("result").open = true;
+    if (before && isGoing(before) && !isGoing(job)) announce(`${title(job)}: ${BADGES[job.state]}`);
+    if (before?.state !== job.state && index < FIRST_OPEN) card.part("result").open = true;
     if (list.children[index] !== card.item) list.insertBefore(card.item, list.children[index] ?? null);
   });
 }
@@ -418,6 +428,7 @@ function announce(sentence) {
 let failures = 0;
 let lastAnswer = null;
 let anyGoing = false;
+let refused = false; // the token was, just now: look again at once, and say so
 let wake = () => {};
 
 function showServer(health) {
@@ -466,6 +477,7 @@ async function look() {
 }
 
 async function lookOnce() {
+  refused = false;
   try {
     await look();
     showAnswered();
@@ -473,7 +485,7 @@ async function lookOnce() {
     if (error.status === 401) {
       keep(null);
       whyLocked = "The server was started anew, and this page's link with it ended.";
-      wakeSoon = true;
+      refused = true;
       return;
     }
     failures += 1;
@@ -481,13 +493,10 @@ async function lookOnce() {
   }
 }
 
-let wakeSoon = false;
-
 function interval() {
-  if (wakeSoon) { wakeSoon = false; return 0; }
+  if (refused) return 0;
   if (failures) return Math.min(30, 2 ** failures) * SECOND;
-  if (document.hidden) return 15 * SECOND;
-  if (!token) return 15 * SECOND;
+  if (document.hidden || !token) return 15 * SECOND;
   return (anyGoing ? 1 : 3) * SECOND;
 }
 
