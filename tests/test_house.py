@@ -59,5 +59,11 @@ def test_the_model_knows_nothing_of_the_bridge():
         assert not any(name.startswith("qupath_bridge") for name in imports_of(path)), path
 
 
+def test_the_process_of_the_server_loads_no_deep_learning():
+    heavy = ("model.segmenter", "model.weights", "model.train", "model.features", "model.encoder")
+    for path in (ROOT / "qupath_bridge" / "server").rglob("*.py"):
+        assert not any(name in heavy or name == "model" for name in imports_of(path)), path
+
+
 def test_the_rules_look_at_something():
     assert len(modules()) > 30
