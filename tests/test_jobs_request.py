@@ -15,6 +15,7 @@ from jobs import collection, feature, image_body, segment_body, square
 from qupath_bridge.errors import RequestError
 from qupath_bridge.geometry import Mpp
 from qupath_bridge.jobs import RequestLimits, parse_job
+from qupath_bridge.jobs.job import Progress
 
 PATH = "/slides/a b.svs"
 
@@ -234,3 +235,10 @@ def test_the_server_s_half_loads_no_deep_learning_framework():
     )
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout == "[]\n"
+
+
+def test_the_time_left_shrinks_while_nothing_is_told():
+    told = [Progress("tiles", 4, 12, seconds=10, ago=ago).seconds_left for ago in (0, 5, 19.5, 60)]
+    assert told == [20, 15, 1, 1]
+    assert Progress("tiles", 0, 12, seconds=3).seconds_left is None
+    assert Progress("tiles", 12, 12, seconds=3).seconds_left == 0

@@ -35,7 +35,8 @@ class Running:
     stage: str = "loading the model"
     done: int = 0
     total: int | None = None
-    since: float = field(default_factory=time.monotonic)
+    since: float = 0.0
+    last: float = 0.0
     warnings: list[str] = field(default_factory=list)
     failure: Failure | None = None
     ended: bool = False
@@ -44,8 +45,9 @@ class Running:
         """Take in what the child said of this job."""
         if "stage" in said:
             self.stage, self.done, self.total = said["stage"], said["done"], said["total"]
+            self.last = time.monotonic()
             if not self.done:
-                self.since = time.monotonic()
+                self.since = self.last
         if "warning" in said:
             self.warnings.append(said["warning"])
         if "failed" in said:
@@ -54,7 +56,8 @@ class Running:
 
     @property
     def progress(self) -> Progress:
-        return Progress(self.stage, self.done, self.total, time.monotonic() - self.since)
+        ago = time.monotonic() - self.last
+        return Progress(self.stage, self.done, self.total, self.last - self.since, ago)
 
 
 class Feeder:
@@ -169,6 +172,7 @@ class Feeder:
 
     def _mourned(self, child: Child) -> Failure:
         """Return why a job failed whose child ended by itself."""
+        child.kill()  # it is no more: this takes its pipes away
         how, words = child.how_it_ended(), child.last_words()
         log.error("the process that computes ended (%s): %s", how, words)
         if self.device_found == "starting":

@@ -23,20 +23,22 @@ class Failure:
 class Progress:
     """How far a running job is. total: of tiles, images or steps; None where it is not known.
 
-    seconds: since this stage began.
+    seconds: from when this stage began to when the last of `done` was; ago: since then.
     """
 
     stage: str
     done: int = 0
     total: int | None = None
     seconds: float = 0.0
+    ago: float = 0.0
 
     @property
     def seconds_left(self) -> int | None:
         """Return how long this stage will last; None where nothing can be said."""
         if not self.done or self.total is None:
             return None
-        return math.ceil(max(self.total - self.done, 0) * self.seconds / self.done)
+        left = max(self.total - self.done, 0)
+        return math.ceil(max(left * self.seconds / self.done - self.ago, min(left, 1)))
 
 
 @dataclass(frozen=True)
