@@ -1,4 +1,4 @@
-"""A real Chromium without a window, driven over its DevTools pipe: no driver, nothing to install."""
+"""A real Chromium without a window, driven over its DevTools pipe: nothing else to install."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class Tab:
         target = browser.call("Target.createTarget", {"url": "about:blank"})["targetId"]
         attach = {"targetId": target, "flatten": True}
         self._session = browser.call("Target.attachToTarget", attach)["sessionId"]
-        self.target = target
+        self._target = target
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.call(f"{domain}.enable")
         browser.call(
@@ -111,6 +111,10 @@ class Tab:
     def call(self, method: str, params: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the answer to a DevTools command about this page."""
         return self._browser.call(method, params, self._session)
+
+    def close(self) -> None:
+        """Close the page."""
+        self._browser.call("Target.closeTarget", {"targetId": self._target})
 
     def open(self, url: str) -> None:
         """Go to `url` without waiting for what it shows."""

@@ -74,7 +74,7 @@ async function sentenceOf(answer) {
 }
 
 const spoken = (error) => error instanceof Refused
-  ? error.message : "The server does not answer. Try again in a moment.";
+  ? error.message : "the server does not answer; try again in a moment";
 
 // ---- words and numbers ----
 
@@ -121,13 +121,16 @@ const STAGES = {
   writing: "Writing the results", features: "Computing features",
 };
 
+const COUNTED = { tiles: "tiles", training: "steps" };
+
 function stageWords(job) {
   if (job.state === "queued") {
     if (!(job.place > 1)) return "Next in the queue";
     return `Waiting, ${job.place === 2 ? "1 job" : `${grouped(job.place - 1)} jobs`} before it`;
   }
   const parts = [STAGES[job.stage] ?? capital(job.stage ?? "Starting")];
-  if (job.tilesTotal) parts.push(`${grouped(job.tilesDone)} of ${grouped(job.tilesTotal)} tiles`);
+  const counted = COUNTED[job.stage] ?? "";
+  if (job.tilesTotal) parts.push(`${grouped(job.tilesDone)} of ${grouped(job.tilesTotal)} ${counted}`.trim());
   const left = timeLeft(job.secondsLeft);
   return (left ? [...parts, left] : parts).join(" · ");
 }
@@ -233,7 +236,7 @@ async function cancel(card) {
   } catch (error) {
     card.cancelling = false;
     showCancelling(card);
-    card.part("answer").textContent = `Not cancelled. ${spoken(error)}`;
+    card.part("answer").textContent = `Not cancelled: ${spoken(error)}`;
   }
 }
 
@@ -319,7 +322,7 @@ async function loadPicture(card) {
     inSight.unobserve(card.part("picture"));
   } catch (error) {
     card.picture = null; // asked again when it next comes into sight
-    caption.textContent = `No picture. ${spoken(error)}`;
+    caption.textContent = `No picture: ${spoken(error)}`;
   }
 }
 
@@ -344,7 +347,7 @@ async function download(card, what) {
     save(await answer.blob(), fileName(card.job, FILES[what].name));
     card.part("answer").textContent = "";
   } catch (error) {
-    card.part("answer").textContent = `Not downloaded. ${spoken(error)}`;
+    card.part("answer").textContent = `Not downloaded: ${spoken(error)}`;
   } finally {
     button.setAttribute("aria-disabled", false);
   }
@@ -441,14 +444,16 @@ function showServer(health) {
 
 function showLost(error) {
   const silent = !(error instanceof Refused);
-  if (failures === 1) {
-    at("lost-what").textContent = silent ? "The server does not answer." : error.message;
+  const what = silent ? "The server does not answer." : "The server reports an error.";
+  if (at("lost").hidden || at("lost-what").textContent !== what) { // said once, not at every try
+    at("lost-what").textContent = what;
+    at("lost-error").textContent = silent ? "" : error.message;
     show(at("lost-remedy"), silent);
     at("lost-since").replaceChildren(...(lastAnswer ? ["Last answer: ", time(lastAnswer), "."] : []));
   }
   show(at("lost"), true);
   at("light").dataset.state = "lost";
-  at("readiness").textContent = silent ? "Not connected" : "In trouble";
+  at("readiness").textContent = silent ? "Not connected" : "Trouble";
   document.body.classList.add("stale");
 }
 
@@ -484,7 +489,7 @@ async function lookOnce() {
   } catch (error) {
     if (error.status === 401) {
       keep(null);
-      whyLocked = "The server was started anew, and this page's link with it ended.";
+      whyLocked = "The server was started anew, which ended this page’s session.";
       refused = true;
       return;
     }
@@ -511,6 +516,7 @@ addEventListener("hashchange", () => { takeCode(); wake(); });
 document.addEventListener("visibilitychange", () => { if (!document.hidden) wake(); });
 at("try-now").addEventListener("click", () => wake());
 at("older").addEventListener("click", () => { olderShown = true; wake(); });
+// any click closes it, and so do its button and the Escape key
 at("enlarged").addEventListener("click", () => at("enlarged").close());
 
 takeCode();
