@@ -519,6 +519,19 @@ at("older").addEventListener("click", () => { olderShown = true; wake(); });
 // any click closes it, and so do its button and the Escape key
 at("enlarged").addEventListener("click", () => at("enlarged").close());
 
+// Without one, a browser asks the server for /favicon.ico, which is not there.
+function addIcon() {
+  const drawing = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16">
+    <rect width="16" height="16" rx="4" fill="#5b3f9b"/>
+    <path d="M4 9c0-4 3-6 5-5s4 2 3 5-3 4-5 3-3-1-3-3z" fill="#f6b7cf"/>
+    <circle cx="8" cy="8" r="2" fill="#5b3f9b"/></svg>`;
+  const link = document.createElement("link");
+  link.rel = "icon";
+  link.href = URL.createObjectURL(new Blob([drawing], { type: "image/svg+xml" }));
+  document.head.append(link);
+}
+
+addIcon();
 takeCode();
 for (;;) {
   await lookOnce();
