@@ -117,8 +117,9 @@ class Tab:
         self._browser.call("Target.closeTarget", {"targetId": self._target})
 
     def open(self, url: str) -> None:
-        """Go to `url` without waiting for what it shows."""
+        """Go to `url` and return when its document is there, whatever scripts still do to it."""
         self.call("Page.navigate", {"url": url})
+        self.wait_for("document.readyState !== 'loading'")
 
     def run(self, script: str) -> Any:
         """Return the value of a JavaScript expression, awaited.
