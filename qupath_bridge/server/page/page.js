@@ -121,7 +121,7 @@ const STAGES = {
   writing: "Writing the results", features: "Computing features",
 };
 
-const COUNTED = { tiles: "tiles", training: "steps" };
+const COUNTED = { tiles: "tiles", features: "images", training: "steps" };
 
 function stageWords(job) {
   if (job.state === "queued") {
@@ -129,8 +129,8 @@ function stageWords(job) {
     return `Waiting, ${job.place === 2 ? "1 job" : `${grouped(job.place - 1)} jobs`} before it`;
   }
   const parts = [STAGES[job.stage] ?? capital(job.stage ?? "Starting")];
-  const counted = COUNTED[job.stage] ?? "";
-  if (job.tilesTotal) parts.push(`${grouped(job.tilesDone)} of ${grouped(job.tilesTotal)} ${counted}`.trim());
+  const counted = COUNTED[job.stage];
+  if (counted && job.tilesTotal) parts.push(`${grouped(job.tilesDone)} of ${grouped(job.tilesTotal)} ${counted}`);
   const left = timeLeft(job.secondsLeft);
   return (left ? [...parts, left] : parts).join(" · ");
 }
@@ -201,7 +201,7 @@ function fillProgress(card, job) {
   if (!isGoing(job)) { card.cancelling = false; return; }
   const bar = card.item.querySelector("progress");
   show(bar, job.state === "running");
-  if (job.tilesTotal) { bar.max = job.tilesTotal; bar.value = job.tilesDone; }
+  if (COUNTED[job.stage] && job.tilesTotal) { bar.max = job.tilesTotal; bar.value = job.tilesDone; }
   else bar.removeAttribute("value");
   card.part("stage").textContent = stageWords(job);
   showCancelling(card);
@@ -249,7 +249,8 @@ function fillResult(card, job) {
   card.part("total").textContent = `${count(objects, "object")} in ${count(regions, "region")}`;
   const heads = [...new Set(classes.map((row) => row.head))];
   const largest = classes.filter((row) => row.head === heads[0]).sort((a, b) => b.percent - a.percent);
-  card.part("gist").replaceChildren(...largest.slice(0, 3).map(gist));
+  card.part("gist").replaceChildren(...largest.slice(0, 3).map(
+    (row) => swatched(`${row.class} ${share(row.percent)}`, row.color)));
   card.part("areas").replaceChildren(...heads.map(
     (head) => areasTable(head, classes.filter((row) => row.head === head))));
   show(card.part("picture"), job.links.overlay);
@@ -259,13 +260,16 @@ function fillResult(card, job) {
 }
 
 function fillTrained(card, job) {
-  const { meanDice, trainImages, heldOutImages, model } = job.result;
+  const { meanDice, trainImages, heldOutImages, model, classes = [] } = job.result;
   show(card.part("trained"), true);
   const score = document.createElement("strong");
   score.textContent = meanDice === null ? "No score" : `Mean Dice ${grouped(meanDice, 2)}`;
+  const learned = document.createElement("span");
+  learned.className = "learned detail";
+  learned.append(...classes.map((kind) => swatched(kind.name, kind.color)));
   card.part("trained").replaceChildren(score,
     ` on ${count(heldOutImages, "held-out image")}, learned from ${count(trainImages, "image")}. `,
-    `To use it, set the model to “${model}” in the first lines of a segment script.`);
+    `To use it, set the model to “${model}” in the first lines of a segment script.`, learned);
 }
 
 function areasTable(head, rows) {
@@ -292,11 +296,11 @@ function areasRow(row, unit) {
 
 const paint = (color) => `rgb(${color.map(Number).join(" ")})`;
 
-function gist(row) {
+function swatched(text, color) {
   const [part, swatch] = [document.createElement("span"), document.createElement("span")];
   swatch.className = "swatch";
-  swatch.style.backgroundColor = paint(row.color);
-  part.append(swatch, `${row.class} ${share(row.percent)}`);
+  swatch.style.backgroundColor = paint(color);
+  part.append(swatch, text);
   return part;
 }
 
