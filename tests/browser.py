@@ -134,19 +134,18 @@ class Tab:
             raise RuntimeError(details.get("exception", {}).get("description", details["text"]))
         return answer["result"].get("value")
 
-    def wait_for(self, script: str, seconds: float = PATIENCE) -> Any:
-        """Return the first truthy value of an expression.
+    def wait_for(self, script: str, seconds: float = PATIENCE) -> None:
+        """Return when an expression is truthy.
 
         Raises:
             TimeoutError: it stayed falsy; the page's text says where things stood.
         """
         until = time.monotonic() + seconds
-        while not (value := self.run(script)):
+        while not self.run(f"!!({script})"):
             if time.monotonic() > until:
                 text = self.run("document.body.innerText")
                 raise TimeoutError(f"never came true: {script}\nThe page says:\n{text}")
             time.sleep(0.05)
-        return value
 
     def wait_for_text(self, text: str, seconds: float = PATIENCE) -> None:
         """Wait until the page shows `text`."""
