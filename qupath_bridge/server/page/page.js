@@ -402,13 +402,14 @@ function dropOthers(ids) {
 
 function fillList(name, jobs) {
   const list = at(`${name}-list`);
+  const newest = jobs.filter((job) => job.state === "done").slice(0, FIRST_OPEN);
   show(at(name), jobs.length);
   jobs.forEach((job, index) => {
     const card = cards.get(job.id) ?? newCard(job.id);
     const before = card.job;
     fill(card, job);
     if (before && isGoing(before) && !isGoing(job)) announce(`${title(job)}: ${BADGES[job.state]}`);
-    if (before?.state !== job.state && index < FIRST_OPEN) card.part("result").open = true;
+    if (before?.state !== job.state && newest.includes(job)) card.part("result").open = true;
     if (list.children[index] !== card.item) list.insertBefore(card.item, list.children[index] ?? null);
   });
 }
