@@ -142,11 +142,11 @@ const title = (job) => isTraining(job) ? `Train ${listed(job.heads)}` : job.imag
 function areaUnit(rows) {
   const largest = Math.max(...rows.map((row) => row.areaUm2));
   return largest >= 1e5
-    ? { name: "Area, mm²", of: (um2) => um2 > 0 && um2 < 500 ? "<0.001" : grouped(um2 / 1e6, 3) }
+    ? { name: "Area, mm²", of: (um2) => um2 && um2 < 500 ? "<0.001" : grouped(um2 / 1e6, um2 ? 3 : 0) }
     : { name: "Area, µm²", of: (um2) => grouped(um2) };
 }
 
-const share = (percent) => percent > 0 && percent < 0.05 ? "<0.1 %" : `${grouped(percent, 1)} %`;
+const share = (percent) => percent > 0 && percent < 0.05 ? "<0.1 %" : `${grouped(percent, percent ? 1 : 0)} %`;
 
 // ---- one job ----
 
@@ -248,11 +248,12 @@ function fillResult(card, job) {
   show(card.part("result"), true);
   card.part("total").textContent = `${count(objects, "object")} in ${count(regions, "region")}`;
   const heads = [...new Set(classes.map((row) => row.head))];
-  const largest = classes.filter((row) => row.head === heads[0]).sort((a, b) => b.percent - a.percent);
+  const unit = areaUnit(classes);
+  const largest = classes.filter((row) => row.head === heads[0] && row.percent > 0).sort((a, b) => b.percent - a.percent);
   card.part("gist").replaceChildren(...largest.slice(0, 3).map(
     (row) => swatched(`${row.class} ${share(row.percent)}`, row.color)));
   card.part("areas").replaceChildren(...heads.map(
-    (head) => areasTable(head, classes.filter((row) => row.head === head))));
+    (head) => areasTable(head, classes.filter((row) => row.head === head), unit)));
   show(card.part("picture"), job.links.overlay);
   show(card.part("detections"), job.links.detections);
   show(card.part("table"), job.links.classAreas);
@@ -272,9 +273,8 @@ function fillTrained(card, job) {
     `To use it, set the model to “${model}” in the first lines of a segment script.`, learned);
 }
 
-function areasTable(head, rows) {
+function areasTable(head, rows, unit) {
   const table = at("areas-table").content.firstElementChild.cloneNode(true);
-  const unit = areaUnit(rows);
   table.caption.textContent = capital(head);
   table.querySelector(".unit").textContent = unit.name;
   table.tBodies[0].replaceChildren(...rows.map((row) => areasRow(row, unit)));
@@ -289,6 +289,7 @@ function areasRow(row, unit) {
   write("share", share(row.percent));
   write("objects", row.objects === null ? "–" : grouped(row.objects));
   const bar = line.querySelector(".bar");
+  show(bar, row.percent > 0);
   bar.style.width = `${Math.min(100, row.percent)}%`;
   bar.style.backgroundColor = paint(row.color);
   return line;
