@@ -69,7 +69,7 @@ class Server:
             sent["Content-Type"] = "application/json"
         sent |= headers or {}
         content = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-        client = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        client = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
         try:
             given = {name: value for name, value in sent.items() if value is not None}
             client.request(method, path, content, given)
@@ -80,7 +80,7 @@ class Server:
 
     def raw(self) -> socket.socket:
         """Return a fresh socket to the server."""
-        return socket.create_connection(("127.0.0.1", self.port), timeout=20)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=60)
 
     def wait_for(self, job: str, seconds: float = 120.0) -> dict[str, Any]:
         """Return a job when it is finished."""

@@ -72,7 +72,7 @@ def test_a_job_gives_the_very_objects_of_a_run(queue, small_project, tiny_model,
     with gzip.open(folder.detections) as packed:
         assert packed.read() == store.detections_path("1").read_bytes()
     assert folder.table.read_bytes().splitlines()[1:] == [
-        line.replace("image 1".encode(), "bild ä.tif".encode())
+        line.replace(b"image 1", "bild ä.tif".encode())
         for line in store.table.read_bytes().splitlines()[1:]
     ]
     assert job.result["objects"] == len(ours) > 0

@@ -132,11 +132,11 @@ def _regions(limits: RequestLimits) -> Tree:
     }
     return {
         "type": "object",
-        "description": f"Annotations as QuPath exports them; in all at most {limits.vertices}"
-        " vertices. Null: the tissue.",
+        "description": f"Annotations as QuPath exports them; at most {limits.regions}, of at most"
+        f" {limits.vertices} vertices in all. Null: the tissue.",
         "properties": {
             "type": {"const": "FeatureCollection"},
-            "features": {"type": "array", "maxItems": limits.regions, "items": feature},
+            "features": {"type": "array", "items": feature},
         },
         "required": ["type", "features"],
     }
