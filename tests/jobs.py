@@ -57,7 +57,7 @@ def submit(queue: JobQueue, body: dict[str, Any]) -> Job:
     return queue.submit(parse_job(json.loads(json.dumps(body)), RequestLimits()))
 
 
-def wait_until(what: Callable[[], Any], seconds: float = 60.0) -> Any:
+def wait_until(what: Callable[[], Any], seconds: float = 180.0) -> Any:
     """Return what is true at last."""
     end = time.monotonic() + seconds
     while not (found := what()):
@@ -67,7 +67,7 @@ def wait_until(what: Callable[[], Any], seconds: float = 60.0) -> Any:
     return found
 
 
-def finished(queue: JobQueue, job: Job, seconds: float = 60.0) -> Job:
+def finished(queue: JobQueue, job: Job, seconds: float = 180.0) -> Job:
     """Return a job when it is finished."""
     wait_until(lambda: queue.job(job.id).is_finished, seconds)
     return queue.job(job.id)

@@ -169,6 +169,7 @@ class Feeder:
 
     def _mourned(self, child: Child) -> Failure:
         """Return why a job failed whose child ended by itself."""
+        child.kill()  # it is no more: this takes its pipes away
         how, words = child.how_it_ended(), child.last_words()
         log.error("the process that computes ended (%s): %s", how, words)
         if self.device_found == "starting":

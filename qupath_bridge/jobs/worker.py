@@ -148,7 +148,14 @@ def main(home: Path, device: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's; it then ends this
     worker = Worker(home, device, _own_stdout())
     threading.Thread(target=worker.listen, name="orders", daemon=True).start()
-    worker.work()
+    try:
+        worker.work()
+    except EXPECTED_ERRORS as error:
+        print(error, file=sys.stderr, flush=True)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(1)  # at once: Python cannot end while a thread listens
 
 
 if __name__ == "__main__":
