@@ -1,4 +1,4 @@
-"""A real Chromium without a window, driven over its DevTools pipe: no driver, nothing to install."""
+"""A real Chromium without a window, driven over its DevTools pipe: nothing else to install."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class Tab:
         target = browser.call("Target.createTarget", {"url": "about:blank"})["targetId"]
         attach = {"targetId": target, "flatten": True}
         self._session = browser.call("Target.attachToTarget", attach)["sessionId"]
-        self.target = target
+        self._target = target
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.call(f"{domain}.enable")
         browser.call(
@@ -112,9 +112,14 @@ class Tab:
         """Return the answer to a DevTools command about this page."""
         return self._browser.call(method, params, self._session)
 
+    def close(self) -> None:
+        """Close the page."""
+        self._browser.call("Target.closeTarget", {"targetId": self._target})
+
     def open(self, url: str) -> None:
-        """Go to `url` without waiting for what it shows."""
+        """Go to `url` and return when its document is there, whatever scripts still do to it."""
         self.call("Page.navigate", {"url": url})
+        self.wait_for("document.readyState !== 'loading'")
 
     def run(self, script: str) -> Any:
         """Return the value of a JavaScript expression, awaited.
@@ -129,19 +134,18 @@ class Tab:
             raise RuntimeError(details.get("exception", {}).get("description", details["text"]))
         return answer["result"].get("value")
 
-    def wait_for(self, script: str, seconds: float = PATIENCE) -> Any:
-        """Return the first truthy value of an expression.
+    def wait_for(self, script: str, seconds: float = PATIENCE) -> None:
+        """Return when an expression is truthy.
 
         Raises:
             TimeoutError: it stayed falsy; the page's text says where things stood.
         """
         until = time.monotonic() + seconds
-        while not (value := self.run(script)):
+        while not self.run(f"!!({script})"):
             if time.monotonic() > until:
                 text = self.run("document.body.innerText")
                 raise TimeoutError(f"never came true: {script}\nThe page says:\n{text}")
             time.sleep(0.05)
-        return value
 
     def wait_for_text(self, text: str, seconds: float = PATIENCE) -> None:
         """Wait until the page shows `text`."""

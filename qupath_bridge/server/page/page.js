@@ -74,7 +74,7 @@ async function sentenceOf(answer) {
 }
 
 const spoken = (error) => error instanceof Refused
-  ? error.message : "The server does not answer. Try again in a moment.";
+  ? error.message : "the server does not answer; try again in a moment";
 
 // ---- words and numbers ----
 
@@ -121,13 +121,16 @@ const STAGES = {
   writing: "Writing the results", features: "Computing features",
 };
 
+const COUNTED = { tiles: "tiles", features: "images", training: "steps" };
+
 function stageWords(job) {
   if (job.state === "queued") {
     if (!(job.place > 1)) return "Next in the queue";
     return `Waiting, ${job.place === 2 ? "1 job" : `${grouped(job.place - 1)} jobs`} before it`;
   }
   const parts = [STAGES[job.stage] ?? capital(job.stage ?? "Starting")];
-  if (job.tilesTotal) parts.push(`${grouped(job.tilesDone)} of ${grouped(job.tilesTotal)} tiles`);
+  const counted = COUNTED[job.stage];
+  if (counted && job.tilesTotal) parts.push(`${grouped(job.tilesDone)} of ${grouped(job.tilesTotal)} ${counted}`);
   const left = timeLeft(job.secondsLeft);
   return (left ? [...parts, left] : parts).join(" · ");
 }
@@ -139,11 +142,11 @@ const title = (job) => isTraining(job) ? `Train ${listed(job.heads)}` : job.imag
 function areaUnit(rows) {
   const largest = Math.max(...rows.map((row) => row.areaUm2));
   return largest >= 1e5
-    ? { name: "Area, mm²", of: (um2) => um2 > 0 && um2 < 500 ? "<0.001" : grouped(um2 / 1e6, 3) }
+    ? { name: "Area, mm²", of: (um2) => um2 && um2 < 500 ? "<0.001" : grouped(um2 / 1e6, um2 ? 3 : 0) }
     : { name: "Area, µm²", of: (um2) => grouped(um2) };
 }
 
-const share = (percent) => percent > 0 && percent < 0.05 ? "<0.1 %" : `${grouped(percent, 1)} %`;
+const share = (percent) => percent > 0 && percent < 0.05 ? "<0.1 %" : `${grouped(percent, percent ? 1 : 0)} %`;
 
 // ---- one job ----
 
@@ -198,7 +201,7 @@ function fillProgress(card, job) {
   if (!isGoing(job)) { card.cancelling = false; return; }
   const bar = card.item.querySelector("progress");
   show(bar, job.state === "running");
-  if (job.tilesTotal) { bar.max = job.tilesTotal; bar.value = job.tilesDone; }
+  if (COUNTED[job.stage] && job.tilesTotal) { bar.max = job.tilesTotal; bar.value = job.tilesDone; }
   else bar.removeAttribute("value");
   card.part("stage").textContent = stageWords(job);
   showCancelling(card);
@@ -233,7 +236,7 @@ async function cancel(card) {
   } catch (error) {
     card.cancelling = false;
     showCancelling(card);
-    card.part("answer").textContent = `Not cancelled. ${spoken(error)}`;
+    card.part("answer").textContent = `Not cancelled: ${spoken(error)}`;
   }
 }
 
@@ -245,10 +248,12 @@ function fillResult(card, job) {
   show(card.part("result"), true);
   card.part("total").textContent = `${count(objects, "object")} in ${count(regions, "region")}`;
   const heads = [...new Set(classes.map((row) => row.head))];
-  const largest = classes.filter((row) => row.head === heads[0]).sort((a, b) => b.percent - a.percent);
-  card.part("gist").replaceChildren(...largest.slice(0, 3).map(gist));
+  const unit = areaUnit(classes);
+  const largest = classes.filter((row) => row.head === heads[0] && row.percent > 0).sort((a, b) => b.percent - a.percent);
+  card.part("gist").replaceChildren(...largest.slice(0, 3).map(
+    (row) => swatched(`${row.class} ${share(row.percent)}`, row.color)));
   card.part("areas").replaceChildren(...heads.map(
-    (head) => areasTable(head, classes.filter((row) => row.head === head))));
+    (head) => areasTable(head, classes.filter((row) => row.head === head), unit)));
   show(card.part("picture"), job.links.overlay);
   show(card.part("detections"), job.links.detections);
   show(card.part("table"), job.links.classAreas);
@@ -256,18 +261,20 @@ function fillResult(card, job) {
 }
 
 function fillTrained(card, job) {
-  const { meanDice, trainImages, heldOutImages, model } = job.result;
+  const { meanDice, trainImages, heldOutImages, model, classes = [] } = job.result;
   show(card.part("trained"), true);
   const score = document.createElement("strong");
   score.textContent = meanDice === null ? "No score" : `Mean Dice ${grouped(meanDice, 2)}`;
+  const learned = document.createElement("span");
+  learned.className = "learned detail";
+  learned.append(...classes.map((kind) => swatched(kind.name, kind.color)));
   card.part("trained").replaceChildren(score,
     ` on ${count(heldOutImages, "held-out image")}, learned from ${count(trainImages, "image")}. `,
-    `To use it, set the model to “${model}” in the first lines of a segment script.`);
+    `To use it, set the model to “${model}” in the first lines of a segment script.`, learned);
 }
 
-function areasTable(head, rows) {
+function areasTable(head, rows, unit) {
   const table = at("areas-table").content.firstElementChild.cloneNode(true);
-  const unit = areaUnit(rows);
   table.caption.textContent = capital(head);
   table.querySelector(".unit").textContent = unit.name;
   table.tBodies[0].replaceChildren(...rows.map((row) => areasRow(row, unit)));
@@ -282,6 +289,7 @@ function areasRow(row, unit) {
   write("share", share(row.percent));
   write("objects", row.objects === null ? "–" : grouped(row.objects));
   const bar = line.querySelector(".bar");
+  show(bar, row.percent > 0);
   bar.style.width = `${Math.min(100, row.percent)}%`;
   bar.style.backgroundColor = paint(row.color);
   return line;
@@ -289,11 +297,11 @@ function areasRow(row, unit) {
 
 const paint = (color) => `rgb(${color.map(Number).join(" ")})`;
 
-function gist(row) {
+function swatched(text, color) {
   const [part, swatch] = [document.createElement("span"), document.createElement("span")];
   swatch.className = "swatch";
-  swatch.style.backgroundColor = paint(row.color);
-  part.append(swatch, `${row.class} ${share(row.percent)}`);
+  swatch.style.backgroundColor = paint(color);
+  part.append(swatch, text);
   return part;
 }
 
@@ -319,7 +327,7 @@ async function loadPicture(card) {
     inSight.unobserve(card.part("picture"));
   } catch (error) {
     card.picture = null; // asked again when it next comes into sight
-    caption.textContent = `No picture. ${spoken(error)}`;
+    caption.textContent = `No picture: ${spoken(error)}`;
   }
 }
 
@@ -344,7 +352,7 @@ async function download(card, what) {
     save(await answer.blob(), fileName(card.job, FILES[what].name));
     card.part("answer").textContent = "";
   } catch (error) {
-    card.part("answer").textContent = `Not downloaded. ${spoken(error)}`;
+    card.part("answer").textContent = `Not downloaded: ${spoken(error)}`;
   } finally {
     button.setAttribute("aria-disabled", false);
   }
@@ -395,13 +403,14 @@ function dropOthers(ids) {
 
 function fillList(name, jobs) {
   const list = at(`${name}-list`);
+  const newest = jobs.filter((job) => job.state === "done").slice(0, FIRST_OPEN);
   show(at(name), jobs.length);
   jobs.forEach((job, index) => {
     const card = cards.get(job.id) ?? newCard(job.id);
     const before = card.job;
     fill(card, job);
     if (before && isGoing(before) && !isGoing(job)) announce(`${title(job)}: ${BADGES[job.state]}`);
-    if (before?.state !== job.state && index < FIRST_OPEN) card.part("result").open = true;
+    if (before?.state !== job.state && newest.includes(job)) card.part("result").open = true;
     if (list.children[index] !== card.item) list.insertBefore(card.item, list.children[index] ?? null);
   });
 }
@@ -441,14 +450,16 @@ function showServer(health) {
 
 function showLost(error) {
   const silent = !(error instanceof Refused);
-  if (failures === 1) {
-    at("lost-what").textContent = silent ? "The server does not answer." : error.message;
+  const what = silent ? "The server does not answer." : "The server reports an error.";
+  if (at("lost").hidden || at("lost-what").textContent !== what) { // said once, not at every try
+    at("lost-what").textContent = what;
+    at("lost-error").textContent = silent ? "" : error.message;
     show(at("lost-remedy"), silent);
     at("lost-since").replaceChildren(...(lastAnswer ? ["Last answer: ", time(lastAnswer), "."] : []));
   }
   show(at("lost"), true);
   at("light").dataset.state = "lost";
-  at("readiness").textContent = silent ? "Not connected" : "In trouble";
+  at("readiness").textContent = silent ? "Not connected" : "Trouble";
   document.body.classList.add("stale");
 }
 
@@ -484,7 +495,7 @@ async function lookOnce() {
   } catch (error) {
     if (error.status === 401) {
       keep(null);
-      whyLocked = "The server was started anew, and this page's link with it ended.";
+      whyLocked = "The server was started anew, which ended this page’s session.";
       refused = true;
       return;
     }
@@ -511,8 +522,22 @@ addEventListener("hashchange", () => { takeCode(); wake(); });
 document.addEventListener("visibilitychange", () => { if (!document.hidden) wake(); });
 at("try-now").addEventListener("click", () => wake());
 at("older").addEventListener("click", () => { olderShown = true; wake(); });
+// any click closes it, and so do its button and the Escape key
 at("enlarged").addEventListener("click", () => at("enlarged").close());
 
+// Without one, a browser asks the server for /favicon.ico, which is not there.
+function addIcon() {
+  const drawing = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16">
+    <rect width="16" height="16" rx="4" fill="#5b3f9b"/>
+    <path d="M4 9c0-4 3-6 5-5s4 2 3 5-3 4-5 3-3-1-3-3z" fill="#f6b7cf"/>
+    <circle cx="8" cy="8" r="2" fill="#5b3f9b"/></svg>`;
+  const link = document.createElement("link");
+  link.rel = "icon";
+  link.href = URL.createObjectURL(new Blob([drawing], { type: "image/svg+xml" }));
+  document.head.append(link);
+}
+
+addIcon();
 takeCode();
 for (;;) {
   await lookOnce();
