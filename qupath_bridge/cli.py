@@ -53,8 +53,8 @@ def run(project: Path, dry_run: bool, **flags: Any) -> None:
     if dry_run:
         failed = plan_project(project, settings, click.echo)
         sys.exit(1 if failed else 0)
-    remember_project(project)
     report = run_project(project, settings, console_reporter())
+    remember_project(project)
     click.echo(report.summary())
     if report.interrupted:
         sys.exit(INTERRUPTED)
