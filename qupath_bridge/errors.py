@@ -8,12 +8,13 @@ PathSegDiffError
 |   `-- PixelSizeError   its pixel size is missing or absurd
 |-- RegionError          nothing to segment, or an annotation that cannot be used
 |-- TilingError          tile, stride and margin do not fit together
-`-- JobError             the server cannot take or do a job
-    |-- RequestError       what was asked for cannot be understood or is too much
-    |-- ImagePathError     an image's address is no path that may be opened here
-    |-- QueueFullError     too many jobs are waiting
-    |-- UnknownJobError    there is no job of that id
-    `-- DiskFullError      a job cannot be kept: the disk refused to write
+|-- JobError             the server cannot take or do a job
+|   |-- RequestError       what was asked for cannot be understood or is too much
+|   |-- ImagePathError     an image's address is no path that may be opened here
+|   |-- QueueFullError     too many jobs are waiting
+|   |-- UnknownJobError    there is no job of that id
+|   `-- DiskFullError      a job cannot be kept: the disk refused to write
+`-- ServerError          a server cannot start, or none can be reached
 
 model.errors.ModelError  stands beside the tree: `model` never imports this package
 """
@@ -75,6 +76,10 @@ class UnknownJobError(JobError):
 
 class DiskFullError(JobError):
     """A job cannot be kept: the disk refused to write."""
+
+
+class ServerError(PathSegDiffError):
+    """A server cannot start, or none can be reached."""
 
 
 EXPECTED_ERRORS = (PathSegDiffError, ModelError)

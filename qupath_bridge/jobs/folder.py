@@ -124,5 +124,8 @@ class JobFolder:
 
 
 def dumped(content: Mapping[str, Any]) -> str:
-    """Return JSON as short as it goes: a request can hold a million points."""
-    return json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    """Return JSON as short as it goes: a request can hold a million points.
+
+    ASCII: the path of an image may hold bytes that are no text.
+    """
+    return json.dumps(content, separators=(",", ":"), allow_nan=False)
