@@ -170,8 +170,13 @@ def _legend_below(figure: Figure, columns: int) -> None:
     for axes in figure.axes:
         handles, labels = axes.get_legend_handles_labels()
         named |= dict(zip(labels, handles, strict=True))
-    place = "outside lower center"
-    figure.legend(named.values(), named.keys(), loc=place, ncols=columns, frameon=False)
+    figure.legend(
+        list(named.values()),
+        list(named),
+        loc="outside lower center",
+        ncols=columns,
+        frameon=False,
+    )
 
 
 def _in_order(names: Sequence[str]) -> list[str]:
