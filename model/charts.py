@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -166,7 +167,7 @@ def _score_axis(axes: Axes) -> None:
 
 def _legend_below(figure: Figure, columns: int) -> None:
     """Put one legend below, of what is in any of the figure's panels."""
-    named = {}
+    named: dict[str, Artist] = {}
     for axes in figure.axes:
         handles, labels = axes.get_legend_handles_labels()
         named |= dict(zip(labels, handles, strict=True))
