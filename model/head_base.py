@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -11,11 +10,9 @@ from model.errors import ModelError
 from model.feature_choice import FeatureChoice
 from model.features import FeatureExtractor
 from model.lessons import HeadTraining
-from model.library import check_name
+from model.library import check_head_name, check_name
 from model.segmenter import choose_device
 from model.weights import STEM_WEIGHTS, load_backbone, sha256_of
-
-HEAD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 
 
 @dataclass(frozen=True)
@@ -42,11 +39,7 @@ class HeadRequest:
     cache_gib: float = 20.0
 
     def __post_init__(self) -> None:
-        if not HEAD_NAME.fullmatch(self.head):
-            raise ModelError(
-                f"{self.head!r} cannot name a head: use letters, digits, dash and underscore, up"
-                " to 40"
-            )
+        check_head_name(self.head)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from model.card import CARD_FILE, DEFAULT_MODEL, ModelCard, find_model, models_h
 from model.errors import ModelError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_HEAD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 
 
 def check_name(name: str, replace: bool = False) -> None:
@@ -34,6 +35,18 @@ def check_name(name: str, replace: bool = False) -> None:
         raise ModelError(
             f"there is a model {name} already, in {folder}; choose another name, pass --replace,"
             f" or take it away: qupath-pathsegdiff models remove {name}"
+        )
+
+
+def check_head_name(name: str) -> None:
+    """Check that a head can have this name.
+
+    Raises:
+        ModelError: it cannot.
+    """
+    if not _HEAD_NAME.fullmatch(name):
+        raise ModelError(
+            f"{name!r} cannot name a head: use letters, digits, dash and underscore, up to 40"
         )
 
 
