@@ -14,6 +14,7 @@ import click
 from qupath_bridge import __version__
 from qupath_bridge.cli_base import INTERRUPTED, PROJECT, sentence_not_trace
 from qupath_bridge.cli_models import models
+from qupath_bridge.cli_scripts import scripts
 from qupath_bridge.cli_suggest import suggest
 from qupath_bridge.cli_train import ablate, evaluate, train
 from qupath_bridge.run_options import DEVICES, run_options, settings_of
@@ -124,6 +125,7 @@ def doctor(project: Path | None, model: str) -> None:
 
 
 main.add_command(models)
+main.add_command(scripts)
 main.add_command(suggest)
 main.add_command(train)
 main.add_command(evaluate)

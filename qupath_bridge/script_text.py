@@ -1,8 +1,8 @@
 """The text of an installed script: filled in, marked as ours, the user's settings kept.
 
-A script begins with its settings, up to a line that ends them. Installed, its last line says who put
-it there, and has two digests: of its code, which leaves out the values of settings, and of it all. So
-it can be told whether a user changed nothing, settings only, or the code as well.
+A script begins with its settings, up to a line that ends them. Installed, its last line says who
+put it there, and has two digests: of its code, which leaves out the values of settings, and of it
+all. So it can be told whether a user changed nothing, settings only, or the code as well.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def _code_of(body: str) -> str:
 
 
 def _split(body: str) -> tuple[str, str]:
-    """Return the settings and the rest of a script; a script without an end of settings has none."""
+    """Return the settings and the rest of a script; one without an end of settings has none."""
     at = body.find(END_OF_SETTINGS)
     return (body[:at], body[at:]) if at >= 0 else ("", body)
 
