@@ -15,8 +15,10 @@ from qupath_bridge import __version__
 from qupath_bridge.cli_base import INTERRUPTED, PROJECT, sentence_not_trace
 from qupath_bridge.cli_models import models
 from qupath_bridge.cli_scripts import scripts
+from qupath_bridge.cli_serve import page, serve
 from qupath_bridge.cli_suggest import suggest
 from qupath_bridge.cli_train import ablate, evaluate, train
+from qupath_bridge.known_projects import remember_project
 from qupath_bridge.run_options import DEVICES, run_options, settings_of
 from qupath_bridge.settings import RunSettings
 
@@ -52,6 +54,7 @@ def run(project: Path, dry_run: bool, **flags: Any) -> None:
     if dry_run:
         failed = plan_project(project, settings, click.echo)
         sys.exit(1 if failed else 0)
+    remember_project(project)
     report = run_project(project, settings, console_reporter())
     click.echo(report.summary())
     if report.interrupted:
@@ -130,3 +133,5 @@ main.add_command(suggest)
 main.add_command(train)
 main.add_command(evaluate)
 main.add_command(ablate)
+main.add_command(serve)
+main.add_command(page)

@@ -19,6 +19,9 @@ HOMES = {
     "skimage": "model",
     "matplotlib": "model/charts",
     "yaml": "model",
+    "flask": "qupath_bridge/server",
+    "werkzeug": "qupath_bridge/server",
+    "waitress": "qupath_bridge/server",
 }
 # Looks at versions and devices, and so touches what it looks at.
 EXCEPTIONS = {("qupath_bridge/doctor.py", "torch"), ("qupath_bridge/doctor.py", "openslide")}

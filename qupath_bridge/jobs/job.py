@@ -97,11 +97,6 @@ class Job:
         }
 
     def _links(self) -> dict[str, str | None]:
-        own = f"/v1/jobs/{self.id}"
-        parts = (
-            ("detections", "detections"),
-            ("classAreas", "class-areas"),
-            ("overlay", "overlay"),
-        )
-        there = self.has_objects
-        return {"self": own, **{name: f"{own}/{part}" if there else None for name, part in parts}}
+        own, there = f"/v1/jobs/{self.id}", self.has_objects
+        parts = {"detections": "detections", "classAreas": "class-areas", "overlay": "overlay"}
+        return {"self": own, **{k: f"{own}/{part}" if there else None for k, part in parts.items()}}

@@ -29,7 +29,7 @@ def bearer(header: str | None) -> str:
 
 
 def same_secret(given: str, known: str) -> bool:
-    """Return whether two secrets are equal, in a time that tells nothing about where they differ."""
+    """Return whether two secrets are equal, in a time that does not tell where they differ."""
     return hmac.compare_digest(given.encode("utf-8", "replace"), known.encode())
 
 
@@ -117,7 +117,7 @@ def _digest(code: str) -> bytes:
 
 
 def _split(authority: str) -> tuple[str | None, int | None]:
-    """Return the name, in lower case, and the port of `name:port`; (None, None) if it is not one."""
+    """Return the name, in lower case, and the port of `name:port`; (None, None) if it is none."""
     if not authority or any(c in authority for c in "@/?#\\, \t"):
         return None, None
     try:

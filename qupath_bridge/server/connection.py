@@ -58,7 +58,9 @@ def read_connection(home: Path) -> Connection:
             f" and {START_ONE}"
         ) from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ServerError(f"{path} is not what a server writes; remove it and {START_ONE}") from error
+        raise ServerError(
+            f"{path} is not what a server writes; remove it and {START_ONE}"
+        ) from error
     if not is_alive(connection.pid):
         raise ServerError(
             f"no server runs: process {connection.pid}, which wrote {path}, is gone; {START_ONE}"

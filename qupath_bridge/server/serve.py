@@ -20,6 +20,7 @@ from qupath_bridge import __version__
 from qupath_bridge.errors import ServerError
 from qupath_bridge.jobs import JobQueue, QueueSettings, RequestLimits
 from qupath_bridge.known_projects import own_folder
+from qupath_bridge.launcher import write_launcher
 from qupath_bridge.server.access import Access, Names, new_secret
 from qupath_bridge.server.app import AppSettings, create_app
 from qupath_bridge.server.connection import Connection, remove_connection, write_connection
@@ -36,7 +37,7 @@ class ServeSettings:
     """How a server runs. port: None takes the usual one, or a free one if that is taken.
 
     home: the folder of the connection file; jobs are kept in `server` within. allow_hosts: names
-    that a reverse proxy passes on.
+    that a reverse proxy passes on. options: of `serve`, for whoever starts it again.
     """
 
     home: Path
@@ -46,6 +47,7 @@ class ServeSettings:
     port: int | None = None
     allow_hosts: tuple[str, ...] = ()
     limits: RequestLimits = field(default_factory=RequestLimits)
+    options: tuple[str, ...] = ()
 
 
 def serve(settings: ServeSettings, say: Callable[[str], None]) -> None:
@@ -79,6 +81,8 @@ def _serve_queue(
     try:
         queue.start()
         write_connection(settings.home, connection)
+        with suppress(OSError):  # then the next start is the user's
+            write_launcher(settings.home, settings.options)
         with suppress(OSError):  # whoever started it does not listen any more
             for line in _greeting(settings, url, access):
                 say(line)

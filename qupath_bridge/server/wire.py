@@ -28,7 +28,7 @@ SENTENCES = {
 }
 
 
-class LengthRequired(Error):
+class LengthMissingError(Error):
     """A body whose length nobody knows: it could be of any size."""
 
     code = 411
@@ -63,17 +63,23 @@ class _Parser(HTTPRequestParser):
         """Take data in; what is refused by its headers is not waited for."""
         consumed: int = super().received(data)
         if self.headers_finished and self.chunked and not self.error:
-            self.error, self.completed = LengthRequired("chunked"), True
+            self._refuse(LengthMissingError("chunked"))
         if self.error:
             self.expect_continue = False  # nobody is told to go on sending
         return consumed
+
+    def _refuse(self, error: Error) -> None:
+        self.error: Error | None = error
+        self.completed = True
 
 
 class _ErrorTask(ErrorTask):
     def execute(self) -> None:
         """Send an error of the transport as problem+json."""
         status, reason = self.request.error.code, self.request.error.reason
-        body = problem_text(status, SENTENCES.get(status, f"the request failed ({reason})")).encode()
+        body = problem_text(
+            status, SENTENCES.get(status, f"the request failed ({reason})")
+        ).encode()
         self.status = f"{status} {reason}"
         self.response_headers += [
             ("Content-Type", "application/problem+json"),
