@@ -3,8 +3,9 @@
 def home = System.getenv('QUPATH_PATHSEGDIFF_HOME') ?:
     ['@HOME@', "${System.getProperty('user.home')}/.qupath-pathsegdiff"].find { new File(it, 'groovy').directory }
 if (!new File(home ?: '', 'groovy/InQuPath.groovy').file) {
-    (binding.hasVariable('context') ? context.errorWriter : System.err) <<
-        'PathSegDiff: error: this script is not installed here; run "qupath-pathsegdiff scripts install"\n'
+    def sentence = 'PathSegDiff: error: this script is not installed here; run "qupath-pathsegdiff scripts install"'
+    println(sentence)  // where QuPath's window shows it
+    System.err.println(sentence)
     return
 }
 def loader = new GroovyClassLoader(getClass().classLoader)

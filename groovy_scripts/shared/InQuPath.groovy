@@ -453,8 +453,12 @@ class InQuPath {
         }
     }
 
-    private Object errorWriter() {
-        script.binding.hasVariable('context') ? script.binding.getVariable('context').errorWriter : System.err
+    private Writer errorWriter() {
+        try {
+            return script.binding.getVariable('context').errorWriter
+        } catch (MissingPropertyException ignored) {  // not run by QuPath
+            return new OutputStreamWriter(System.err)
+        }
     }
 
     /** Return whether there is a window with this image: no batch, and not without a window. */

@@ -104,6 +104,10 @@ class PathSegDiff {
     }
 
     private Process launch(List command, File log) {
+        File program = new File(command[0].toString())
+        if (program.absolute && !program.canExecute()) {
+            throw new Trouble("the server cannot be started, for $program is gone; $INSTALL")
+        }
         log.parentFile.mkdirs()
         // In a session of its own, so that Ctrl-C in QuPath's terminal does not end it as well.
         File setsid = new File('/usr/bin/setsid')
