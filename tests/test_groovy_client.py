@@ -35,7 +35,7 @@ from qupath_bridge.measurements import (
     annotation_measurements,
     read_class_areas,
 )
-from qupath_bridge.pipeline import AUTOMATIC_REGIONS
+from qupath_bridge.regions import AUTOMATIC_REGIONS
 
 VERSION = "@VERSION@"  # as the shared file has it before it is installed
 TOKEN = "a-token"
