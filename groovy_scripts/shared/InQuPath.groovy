@@ -523,7 +523,7 @@ class InQuPath {
         private static List measured(Object annotation, List inside, Set heads) {
             Map values = annotation.measurements
             String area = PathSegDiff.AREA
-            List names = values.keySet().findAll { it.startsWith(PathSegDiff.PREFIX) && it.endsWith(area) }
+            Collection names = values.keySet().findAll { it.startsWith(PathSegDiff.PREFIX) && it.endsWith(area) }
             names.collect { name ->
                 String label = name[PathSegDiff.PREFIX.size()..<-area.size()]
                 String head = heads.find { it && label.startsWith("$it: ") }
