@@ -24,7 +24,7 @@ class HeadRequest:
     features: what of the base is used, None for what its card says. validation_share: of the
     images, held out. variants: stains of each image that are trained on, 0 for as many as few
     patches bear. finetune: let the U-Net's decoder learn with the head, which makes a model with
-    this head alone.
+    this head alone. asked_by: the id of a job, kept in the head's card.
     """
 
     model: str
@@ -37,6 +37,7 @@ class HeadRequest:
     finetune: bool = False
     device: str = "auto"
     cache_gib: float = 20.0
+    asked_by: str = ""
 
     def __post_init__(self) -> None:
         check_head_name(self.head)

@@ -164,6 +164,7 @@ def _head_card(
             "settings": asdict(request.training),
             "best epoch": trained.best,
             "date": datetime.date.today().isoformat(),
+            **({"asked by": request.asked_by} if request.asked_by else {}),
         },
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -89,20 +89,39 @@ def project_labels(
     """
     project = open_project(path, settings.backend)
     try:
-        slides = _one_per_file(_labelled_slides(project, settings, mpp, say))
-        colors = read_classes(project.folder)
+        drawn = ((image, project.read_annotations(image)) for image in project.images())
+        labels = drawn_labels(drawn, settings, mpp, say, read_classes(project.folder))
     finally:
         project.close()
-    if not slides:
+    if labels is None:
         raise RegionError(f"{project.path} has no annotation to learn from; {_remedy(project)}")
-    classes = _classes(slides, colors)
+    return replace(labels, description=f"project {project.folder.name} ({labels.description})")
+
+
+def drawn_labels(
+    drawn: Iterable[tuple[ProjectImage, Sequence[Annotation]]],
+    settings: LabelSettings,
+    mpp: float,
+    say: Callable[[str], None],
+    listed: Mapping[str, Color | None] | None = None,
+) -> LabelSet | None:
+    """Return crops around images' annotations, as `project_labels` does; None without any.
+
+    listed: classes whose order and colours go before those of the annotations.
+
+    Raises:
+        SlideError: a labelled slide cannot be read.
+    """
+    slides = _one_per_file(_labelled_slides(list(drawn), settings, mpp, say))
+    if not slides:
+        return None
+    classes = _classes(slides, listed or {})
     several = len({slide.file.path.name for slide in slides}) > 1
     images = [
         image for slide in slides for image in _images(slide, classes, several, settings.crops, say)
     ]
     count = sum(len(slide.classes) for slide in slides)
-    what = f"project {project.folder.name} ({count} annotations in {len(slides)} images)"
-    return LabelSet(classes, images, what)
+    return LabelSet(classes, images, f"{count} annotations in {len(slides)} images")
 
 
 def _remedy(project: Project) -> str:
@@ -113,13 +132,15 @@ def _remedy(project: Project) -> str:
 
 
 def _labelled_slides(
-    project: Project, settings: LabelSettings, mpp: float, say: Callable[[str], None]
+    drawn: Sequence[tuple[ProjectImage, Sequence[Annotation]]],
+    settings: LabelSettings,
+    mpp: float,
+    say: Callable[[str], None],
 ) -> Iterator[LabelledSlide]:
-    images = project.images()
-    named = Counter(image.name for image in images)
-    for image in images:
+    named = Counter(image.name for image, _ in drawn)
+    for image, found in drawn:
         name = image.name if named[image.name] == 1 else f"{image.name} ({image.entry_id})"
-        annotations = that_train(project.read_annotations(image), partial(_tell, say, name))
+        annotations = that_train(found, partial(_tell, say, name))
         if not annotations:
             continue
         slide = _labelled_slide(replace(image, name=name), annotations, settings, mpp, say)
@@ -174,7 +195,7 @@ def _labelled_slide(
 
 
 def _classes(
-    slides: Sequence[LabelledSlide], listed: dict[str, Color | None]
+    slides: Sequence[LabelledSlide], listed: Mapping[str, Color | None]
 ) -> tuple[HeadClass, ...]:
     """Return the classes of the labels: in the order of the project's list, then as they come.
 

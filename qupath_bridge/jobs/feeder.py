@@ -169,10 +169,12 @@ class Feeder:
 
     def _mourned(self, child: Child) -> Failure:
         """Return why a job failed whose child ended by itself."""
+        child.kill()  # it is no more: this takes its pipes away
         how, words = child.how_it_ended(), child.last_words()
         log.error("the process that computes ended (%s): %s", how, words)
         if self.device_found == "starting":
-            return Failure("WorkerError", f"{CANNOT_START} ({how}); see {self._home / LOG}")
+            why = words or how
+            return Failure("WorkerError", f"{CANNOT_START} ({why}); see {self._home / LOG}")
         return Failure(
             "WorkerError",
             f"the process that computes ended ({how}), as it does when memory runs out; try a"

@@ -127,7 +127,7 @@ def check_plain(body: Any, deepest: int) -> None:
             waiting += [
                 (inner, pointer_to(pointer, str(key)), depth + 1)
                 for key, inner in pairs
-                if not isinstance(inner, (int, type(None)))
+                if not _is_plain(inner)
             ]
 
 
@@ -158,6 +158,18 @@ def shown(value: Any) -> str:
         return "so large a number"  # one of 5000 digits cannot even be written out
     text = repr(value) if isinstance(value, (str, int, float)) else kind_of(value)
     return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "..."
+
+
+def _is_plain(value: Any) -> bool:
+    """Return whether nothing can be wrong with a value; of most points this is known at once."""
+    kind = type(value)
+    if kind is list:
+        return len(value) == 2 and all(map(_is_plain_number, value))
+    return value is None or kind is bool or _is_plain_number(value)
+
+
+def _is_plain_number(value: Any) -> bool:
+    return type(value) is int or (type(value) is float and -math.inf < value < math.inf)
 
 
 def _check_text(text: str, pointer: str) -> None:

@@ -221,8 +221,13 @@ def _image(fields: Fields) -> ImageRequest:
         project=fields.take_text("project"),
     )
     fields.end()
-    if image.unsupported:
-        raise RequestError(f"{fields.at('serverBuilder')}: {image.name} is {image.unsupported}")
+    at = fields.at("serverBuilder")
+    try:
+        unsupported = image.unsupported
+    except (ValueError, TypeError, AttributeError) as error:
+        raise RequestError(f"{at} is no server builder of QuPath ({error})") from error
+    if unsupported:
+        raise RequestError(f"{at}: {image.name} is {unsupported}")
     return image
 
 
