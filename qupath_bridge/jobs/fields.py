@@ -108,27 +108,26 @@ def check_plain(body: Any, deepest: int) -> None:
     Raises:
         RequestError: it is or does not.
     """
-    waiting: list[tuple[Any, str, int]] = [(body, "", 1)]
+    # A body has millions of parts: where one is, is only written out when it is found wrong.
+    waiting: list[tuple[Any, _Trail, int]] = [((body,), None, 0)]
     while waiting:
-        value, pointer, depth = waiting.pop()
-        if isinstance(value, str):
-            _check_text(value, pointer)
-        elif isinstance(value, float):
-            if not math.isfinite(value):
-                raise RequestError(f"{pointer} is {value}, which is not a number that JSON has")
-        elif isinstance(value, (Mapping, list)):
-            if depth > deepest:
-                raise RequestError(
-                    f"the body is nested deeper than {deepest} at {pointer[:SHOWN_CHARACTERS]}"
-                )
-            for key in value if isinstance(value, Mapping) else ():
-                _check_text(str(key), pointer)
-            pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
-            waiting += [
-                (inner, pointer_to(pointer, str(key)), depth + 1)
-                for key, inner in pairs
-                if not _is_plain(inner)
-            ]
+        value, trail, depth = waiting.pop()
+        if depth > deepest:
+            raise RequestError(
+                f"the body is nested deeper than {deepest} at {_pointer(trail)[:SHOWN_CHARACTERS]}"
+            )
+        if isinstance(value, dict):
+            for key in value:
+                _check_text(key, trail)
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            kind = type(inner)  # as the parser makes them, so of exactly these types
+            if kind is list or kind is dict:
+                waiting.append((inner, (trail, key), depth + 1))
+            elif kind is str:
+                _check_text(inner, (trail, key))
+            elif kind is float and not math.isfinite(inner):
+                where = _pointer((trail, key))
+                raise RequestError(f"{where} is {inner}, which is not a number that JSON has")
 
 
 def is_number(value: Any) -> bool:
@@ -160,22 +159,29 @@ def shown(value: Any) -> str:
     return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "..."
 
 
-def _is_plain(value: Any) -> bool:
-    """Return whether nothing can be wrong with a value; of most points this is known at once."""
-    kind = type(value)
-    if kind is list:
-        return len(value) == 2 and all(map(_is_plain_number, value))
-    return value is None or kind is bool or _is_plain_number(value)
+_Trail = tuple["_Trail", str | int] | None
+"""Where a part of the body is: where what holds it is, and its key there."""
 
 
-def _is_plain_number(value: Any) -> bool:
-    return type(value) is int or (type(value) is float and -math.inf < value < math.inf)
+def _pointer(trail: _Trail) -> str:
+    """Return the JSON pointer of a trail; its first key stands for the body."""
+    keys: list[str] = []
+    while trail is not None:
+        trail, key = trail
+        keys.append(str(key))
+    pointer = ""
+    for key in reversed(keys[:-1]):
+        pointer = pointer_to(pointer, key)
+    return pointer
 
 
-def _check_text(text: str, pointer: str) -> None:
+def _check_text(text: str, trail: _Trail) -> None:
+    if "\0" in text:
+        raise RequestError(f"{_pointer(trail) or 'the body'} holds a NUL character")
+    if text.isascii():
+        return
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise RequestError(f"{pointer or 'the body'} holds half of a character pair") from None
-    if "\0" in text:
-        raise RequestError(f"{pointer or 'the body'} holds a NUL character")
+        where = _pointer(trail) or "the body"
+        raise RequestError(f"{where} holds half of a character pair") from None

@@ -8,7 +8,7 @@ from typing import Any
 from shapely.errors import ShapelyError
 
 from qupath_bridge.errors import RequestError
-from qupath_bridge.jobs.fields import is_number, kind_of, pointer_to, shown
+from qupath_bridge.jobs.fields import kind_of, pointer_to, shown
 from qupath_bridge.project.base import Annotation
 from qupath_bridge.project.geojson_objects import CHILDREN, read_annotations
 
@@ -23,6 +23,7 @@ NESTING = {
 """How many lists lie around the points of each type of geometry."""
 
 FARTHEST_PX = 1e9
+NUMBERS = (int, float)
 
 
 class Budget:
@@ -136,8 +137,12 @@ def _check_points(value: Any, nesting: int, pointer: str) -> int:
 
 
 def _check_point(point: list[Any], pointer: str, number: int | None = None) -> None:
-    if len(point) in (2, 3) and all(is_number(n) and abs(n) <= FARTHEST_PX for n in point):
-        return
+    if 2 <= len(point) <= 3:
+        for value in point:  # a million times: nothing slower than this
+            if type(value) not in NUMBERS or not -FARTHEST_PX <= value <= FARTHEST_PX:
+                break
+        else:
+            return
     at = pointer if number is None else pointer_to(pointer, str(number))
     values = ", ".join(shown(v) for v in point[:4])
     raise RequestError(

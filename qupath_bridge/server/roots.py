@@ -74,8 +74,11 @@ class Roots:
         """
         path = self._translated(_path_in(uri), uri)
         folders = self.folders()
-        for there in _spellings(path):
-            real = _real(there, folders)
+        reals = [_real(form, folders) for form in _spellings(path)]
+        allowed = [real for real in reals if _below(real, folders)]
+        if not allowed:
+            raise _outside(reals[0], folders)
+        for real in allowed:
             if os.path.lexists(real):
                 return _readable_file(real)
         raise ImagePathError(
@@ -133,22 +136,18 @@ def _spellings(path: Path) -> list[Path]:
 
 
 def _real(path: Path, folders: list[Path]) -> Path:
-    """Return a path with links and `..` resolved, which lies below one of the folders.
+    """Return a path with symbolic links and `..` resolved.
 
     Raises:
-        ImagePathError: it does not, or cannot be resolved. Nothing is said about whether a path
-            outside of them exists.
+        ImagePathError: it cannot be resolved.
     """
     shared = isinstance(path, PureWindowsPath) and path.drive.startswith("\\\\")
     if shared and not _below(path, folders):
-        raise _outside(path, folders)  # merely looking at a foreign share sends a password's hash
+        return path  # merely looking at a foreign share sends a password's hash
     try:
-        real = Path(os.path.realpath(path))
+        return Path(os.path.realpath(path))
     except (OSError, ValueError) as error:
         raise ImagePathError(f"{_shown(path)} is no path that can be opened ({error})") from error
-    if not _below(real, folders):
-        raise _outside(real, folders)
-    return real
 
 
 def _below(path: Path, folders: list[Path]) -> bool:
@@ -156,6 +155,7 @@ def _below(path: Path, folders: list[Path]) -> bool:
 
 
 def _outside(path: Path, folders: list[Path]) -> ImagePathError:
+    """Return what is wrong; nothing of whether there is a file outside."""
     return ImagePathError(
         f"{_shown(path)} lies outside of the folders this server may read"
         f" ({', '.join(_shown(folder) for folder in folders)});"

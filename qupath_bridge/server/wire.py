@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import select
 import socket
+import time
+from contextlib import suppress
 from typing import Any
 
 from waitress.adjustments import Adjustments
@@ -18,6 +20,7 @@ from qupath_bridge.server.answers import SECURE, problem_text
 THREADS = 16  # answers are quick, and a download that a client takes slowly holds no thread
 CONNECTIONS = 500
 END_SECONDS = 1.0
+LINGER_SECONDS = 5.0
 HEADER_BYTES = 64 * 2**10
 SENTENCES = {
     400: "the request is not HTTP as it should be",
@@ -76,6 +79,7 @@ class _Parser(HTTPRequestParser):
 class _ErrorTask(ErrorTask):
     def execute(self) -> None:
         """Send an error of the transport as problem+json."""
+        self.channel.lingers = True
         status, reason = self.request.error.code, self.request.error.reason
         body = problem_text(
             status, SENTENCES.get(status, f"the request failed ({reason})")
@@ -92,8 +96,40 @@ class _ErrorTask(ErrorTask):
 
 
 class _Channel(HTTPChannel):
+    """A connection. One that is refused is still listened to for a while.
+
+    Were it closed at once, a client in the middle of sending would see it reset, and not why.
+    """
+
     parser_class = _Parser
     error_task_class = _ErrorTask
+    lingers = False
+    _deaf_until: float | None = None
+
+    def readable(self) -> bool:
+        return self._deaf_until is not None or bool(super().readable())
+
+    def handle_read(self) -> None:
+        """Read; from one that was refused, only to throw it away."""
+        if self._deaf_until is None:
+            super().handle_read()
+            return
+        try:
+            self.recv(2**18)  # at its end this closes
+        except OSError:
+            self.handle_close()
+        if time.monotonic() > self._deaf_until:
+            self.handle_close()
+
+    def handle_close(self) -> None:
+        """Close; one that was refused only for writing, the first time."""
+        if self.lingers and self.connected and self._deaf_until is None:
+            self._deaf_until = time.monotonic() + LINGER_SECONDS
+            self.will_close = self.close_when_flushed = False
+            with suppress(OSError):
+                self.socket.shutdown(socket.SHUT_WR)
+                return
+        super().handle_close()
 
 
 class _Server(TcpWSGIServer):
