@@ -210,7 +210,8 @@ class InQuPath {
     private static List readObjects(File file) {
         try {
             InputStream stream = file.newInputStream()
-            return (file.name.endsWith('.gz') ? new GZIPInputStream(stream) : stream).withCloseable {
+            InputStream plain = file.name.endsWith('.gz') ? new GZIPInputStream(stream) : stream
+            return PathSegDiff.forQuPath(plain).withCloseable {
                 PathIO.readObjectsFromGeoJSON(it).findAll { PathSegDiff.Keys.isOurs(it.ID) }
             }
         } catch (IOException | RuntimeException error) {
