@@ -476,9 +476,9 @@ def test_a_server_that_never_answers_does_not_hang_for_ever(groovy, connected, s
     [
         ({"state": "queued", "place": 2}, "waiting, number 2 in the queue"),
         ({"state": "queued", "place": None}, "waiting"),
-        ({}, "tiles, 1 of 4 tiles, about 2 min left"),
+        ({}, "tiles, 1 of 4, about 2 min left"),
         ({"tilesTotal": None, "secondsLeft": None, "stage": "outlines"}, "outlines"),
-        ({"secondsLeft": 12}, "tiles, 1 of 4 tiles, about 12 s left"),
+        ({"secondsLeft": 12}, "tiles, 1 of 4, about 12 s left"),
         ({"state": "done", "tilesTotal": None, "secondsLeft": None}, "done"),
     ],
 )

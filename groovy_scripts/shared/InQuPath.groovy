@@ -18,7 +18,6 @@ class InQuPath {
     private final Script script
     private final PathSegDiff server
     private final Object gui
-    private boolean quiet
 
     InQuPath(Script script, File home) {
         this.script = script
@@ -87,6 +86,9 @@ class InQuPath {
         }
         replace(data.hierarchy, objects, found.heads.collect { PathSegDiff.Keys.head(it) } as Set,
                 found.regionIds.collect { PathSegDiff.Keys.region(it) } as Set, found.measurements)
+        if (isWatched(data)) {
+            Window.know(gui, objects*.pathClass.unique())
+        }
         job.warnings?.each { say(it) }
         say("${objects.size()} objects in ${nameOf(data)}")
         PathSegDiff.tableOf(found.rows).each { script.println(it) }
@@ -579,6 +581,11 @@ class InQuPath {
 
         static boolean shows(Object gui, Object data) {
             gui.imageData.is(data) || gui.allViewers.any { it.imageData.is(data) }
+        }
+
+        /** Add classes to the list that QuPath's window shows, as a run adds them to the project's. */
+        static void know(Object gui, List classes) {
+            onFx { gui.availablePathClasses.addAll(classes.findAll { !gui.availablePathClasses.contains(it) }) }
         }
 
         static void browse(Object gui, String url) { onFx { gui.class.openInBrowser(url) } }

@@ -285,7 +285,7 @@ class PathSegDiff {
         if (job.state == 'queued') {
             return job.place ? "waiting, number ${job.place} in the queue" : 'waiting'
         }
-        String tiles = job.tilesTotal ? ", ${job.tilesDone} of ${job.tilesTotal} tiles" : ''
+        String tiles = job.tilesTotal ? ", ${job.tilesDone} of ${job.tilesTotal}" : ''
         String left = job.secondsLeft == null ? '' : ", about ${durationOf(job.secondsLeft as long)} left"
         "${job.state == 'running' ? job.stage ?: 'running' : job.state}$tiles$left"
     }
