@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from shapely.geometry import shape
-from test_pipeline_qupath import MAKE, others, ours, python, seen
+from test_pipeline_qupath import MAKE, ours, python, seen
 
 QUPATH = Path(os.environ.get("PAQUO_QUPATH_DIR", "")) / "bin" / "QuPath"
 
@@ -28,6 +28,7 @@ pytestmark = [
         not os.environ.get("PAQUO_QUPATH_DIR"), reason="no QuPath: PAQUO_QUPATH_DIR is not set"
     ),
     pytest.mark.skipif(not QUPATH.is_file(), reason=f"this QuPath has no command {QUPATH}"),
+    pytest.mark.timeout(900),  # a QuPath starts for every script
 ]
 LIMIT_S = 280
 
@@ -134,21 +135,36 @@ def run(place: Place, project: Path, *options: str) -> None:
     place.command("run", project, "--model", "tiny", "--device", "cpu", *options)
 
 
-def test_segment_selection_gives_what_run_gives_and_again_the_same(place, new_project):
-    by_script, by_run = new_project("Skript Ü"), new_project("run")
-    before = seen(by_script)
-    told = place.ok("Segment selection", by_script, "-s")
-    assert "all 2 area annotations are taken" in told and "Area mm^2" in told
-    run(place, by_run)
-    wanted = objects(by_run)
-    assert ours({"objects": list(wanted.values())})
-    assert objects(by_script) == wanted
-    assert others(seen(by_script)) == others(before)
+@pytest.fixture(scope="module")
+def by_run(place, tmp_path_factory) -> Path:
+    """Return a copy of the project on whose annotations `run` was run; nobody may change it."""
+    folder = shutil.copytree(place.template, tmp_path_factory.mktemp("run") / "run")
+    run(place, folder / "project.qpproj")
+    return folder / "project.qpproj"
 
-    place.ok("Segment selection", by_script, "-s")
-    assert objects(by_script) == wanted
-    place.ok("Segment selection", by_script)  # without -s nothing is kept
-    assert objects(by_script) == wanted
+
+@pytest.fixture(scope="module")
+def wanted(by_run) -> dict[str, dict[str, Any]]:
+    """Return the objects that `run` leaves."""
+    found = objects(by_run)
+    assert ours({"objects": list(found.values())})
+    return found
+
+
+def test_segment_selection_gives_what_run_gives_and_again_the_same(place, new_project, wanted):
+    project = new_project("Skript Ü")
+    told = place.ok("Segment selection", project, "-s")
+    assert "all 2 area annotations are taken" in told and "Area mm^2" in told
+    assert objects(project) == wanted
+    place.ok("Segment selection", project, "-s")
+    assert objects(project) == wanted
+
+
+def test_without_save_nothing_is_kept(place, new_project):
+    project = new_project("unsaved")
+    place.ok("Segment selection", project)
+    data = Path("data", "1", "data.qpdata")
+    assert (project.parent / data).read_bytes() == (place.template / data).read_bytes()
 
 
 def test_the_server_is_told_what_the_project_says_of_the_image(place, new_project, slide):
@@ -166,22 +182,19 @@ def test_the_server_is_told_what_the_project_says_of_the_image(place, new_projec
 
 
 def test_segment_tissue_gives_what_run_gives(place, new_project):
-    by_script, by_run = new_project("script"), new_project("run")
+    by_script, also = new_project("script"), new_project("also by run")
     place.ok("Segment tissue", by_script, "-s")
-    run(place, by_run, "--regions", "tissue")
-    wanted = objects(by_run)
-    assert {o["parent"] for o in ours({"objects": list(wanted.values())}).values()} == {"root"}
-    assert objects(by_script) == wanted
+    run(place, also, "--regions", "tissue")
+    found = objects(also)
+    assert {o["parent"] for o in ours({"objects": list(found.values())}).values()} == {"root"}
+    assert objects(by_script) == found
 
 
-def test_a_project_goes_to_a_machine_without_qupath_and_comes_back(place, new_project):
-    here, by_run = new_project("here"), new_project("run")
+def test_a_project_goes_to_a_machine_without_qupath_and_comes_back(place, new_project, wanted):
+    here = new_project("here")
     assert "3 annotations" in place.ok("Export regions", here)
     run(place, here, "--backend", "portable")
-    assert not ours(seen(here))
     place.ok("Import results", here, "-s")
-    run(place, by_run)
-    wanted = objects(by_run)
     assert objects(here) == wanted
     place.ok("Import results", here, "-s")
     assert objects(here) == wanted
@@ -192,14 +205,12 @@ def table(file: Path) -> list[list[str]]:
         return list(csv.reader(stream, delimiter="\t"))
 
 
-def test_class_areas_are_those_of_run_but_for_classes_that_make_no_objects(place, new_project):
-    project = new_project("areas")
-    run(place, project)
-    told = place.ok("Export class areas", project)
-    rows = table(project.parent / "pathsegdiff" / "class_areas_qupath.tsv")
+def test_class_areas_are_those_of_run_but_for_classes_that_make_no_objects(place, by_run):
+    told = place.ok("Export class areas", by_run)
+    rows = table(by_run.parent / "pathsegdiff" / "class_areas_qupath.tsv")
     assert f"{len(rows) - 1} rows" in told
-    wanted = table(project.parent / "pathsegdiff" / "class_areas.tsv")
-    assert rows == [row for row in wanted if row[5] != "Background"]
+    listed = table(by_run.parent / "pathsegdiff" / "class_areas.tsv")
+    assert rows == [row for row in listed if row[5] != "Background"]
     assert len(rows) > 2
 
 

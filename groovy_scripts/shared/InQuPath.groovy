@@ -142,7 +142,7 @@ class InQuPath {
     }
 
     private static boolean trains(Object annotation) {
-        String name = annotation.pathClass?.toString()
+        String name = annotation.pathClass
         name && !name.split(':').any { it.trim().endsWith('*') }
     }
 
@@ -278,7 +278,8 @@ class InQuPath {
             return server.await(job.id as String, { Map now ->
                 String text = PathSegDiff.progressOf(now)
                 window.show(text, now.tilesTotal ? now.tilesDone / (double) now.tilesTotal : -1d)
-                String brief = "${now.state} ${now.stage} ${now.tilesTotal ? (10 * now.tilesDone).intdiv(now.tilesTotal) : ''}"
+                Object tenths = now.tilesTotal ? (10 * now.tilesDone).intdiv(now.tilesTotal) : ''
+                String brief = "${now.state} ${now.stage} $tenths"
                 if (brief != said) {
                     said = brief
                     say("$what: $text")
@@ -414,7 +415,8 @@ class InQuPath {
             item.childObjects.findAll { !going.containsKey(it) }.collect { [it, item] }
         }
         objects.groupBy { going[it] }.each { parent, items -> parent.removeChildObjects(items) }
-        orphans.each { child, parent ->
+        orphans.each { child, item ->
+            Object parent = item
             while (going.containsKey(parent)) {
                 parent = going[parent]
             }
@@ -512,7 +514,7 @@ class InQuPath {
             Map byRegion = ours.groupBy { PathSegDiff.Keys.regionOf(it.ID) }
             Set heads = ours*.name as Set
             List<List<String>> rows = hierarchy.annotationObjects.withIndex(1).collectMany { annotation, number ->
-                String region = annotation.ID.toString()
+                String region = annotation.ID
                 List inside = byRegion[PathSegDiff.Keys.region(region)] ?: []
                 String name = annotation.name ?: annotation.pathClass?.toString() ?: "Annotation $number"
                 measured(annotation, inside, heads).collect { [image, id, name, region] + it }
@@ -532,9 +534,9 @@ class InQuPath {
                 String head = heads.find { it && label.startsWith("$it: ") }
                 String kind = head ? label.substring(head.size() + 2) : label
                 List same = inside.findAll { it.pathClass?.toString() == kind && (!head || it.name == head) }
-                head = head ?: same ? (head ?: same[0].name) : (inside*.name.unique().with { it.size() == 1 ? it[0] : '' })
+                List makers = (same ?: inside)*.name.unique()
                 Number percent = values["${PathSegDiff.PREFIX}$label %".toString()]
-                [head, kind, PathSegDiff.fixed(values[name], 3),
+                [head ?: (makers.size() == 1 ? makers[0] : ''), kind, PathSegDiff.fixed(values[name], 3),
                  percent == null ? '' : PathSegDiff.fixed(percent, 4), same.size().toString()]
             }
         }
@@ -585,7 +587,10 @@ class InQuPath {
 
         /** Add classes to the list that QuPath's window shows, as a run adds them to the project's. */
         static void know(Object gui, List classes) {
-            onFx { gui.availablePathClasses.addAll(classes.findAll { !gui.availablePathClasses.contains(it) }) }
+            onFx {
+                List known = gui.availablePathClasses
+                known.addAll(classes.findAll { it != null && !known.contains(it) })
+            }
         }
 
         static void browse(Object gui, String url) { onFx { gui.class.openInBrowser(url) } }
@@ -594,14 +599,14 @@ class InQuPath {
         static Window open(Object gui, String title) {
             Window window = new Window()
             try {
-                onFx { window.build(gui, title) }
+                onFx { window.layOut(gui, title) }
             } catch (Exception | LinkageError ignored) {
                 window.stage = null  // the log tells of progress, too
             }
             window
         }
 
-        private void build(Object gui, String title) {
+        void layOut(Object gui, String title) {
             label = named('javafx.scene.control.Label').getConstructor(String).newInstance('waiting')
             bar = named('javafx.scene.control.ProgressBar').getConstructor().newInstance()
             bar.prefWidth = 380d

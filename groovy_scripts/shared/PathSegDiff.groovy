@@ -677,7 +677,7 @@ class PathSegDiff {
         }
 
         private Map map() {
-            Map<String, Object> found = new LinkedHashMap<>()
+            Map<String, Object> found = [:]
             take('{')
             while (!take('}')) {
                 if ((found && !take(',')) || peek() != (char) '"') {
