@@ -172,7 +172,7 @@ def test_the_server_is_told_what_the_project_says_of_the_image(place, new_projec
     place.ok("Segment selection", project)
     jobs = (place.home / "server" / "jobs").iterdir()
     newest = max(jobs, key=lambda folder: folder.stat().st_mtime)
-    image = json.loads((newest / "request.json").read_text(encoding="utf-8"))["image"]
+    image = json.loads((newest / "request.json").read_text(encoding="utf-8"))["body"]["image"]
     entry = json.loads(project.read_text(encoding="utf-8"))["images"][0]
     assert image["serverBuilder"] == entry["serverBuilder"]
     assert image["entryID"] == str(entry["entryID"]) and image["name"] == entry["imageName"]
