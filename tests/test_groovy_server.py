@@ -83,7 +83,7 @@ def test_two_scripts_at_once_start_one_server(groovy, module_home):
     code = """def clients = (1..2).collect { new PathSegDiff(new File(home), { }) }
         def found = [].asSynchronized()
         def connect = { c ->
-            try { c.connect(); found << c.connection.pid } catch (Throwable e) { found << e.message }
+            try { c.connect(); found << c.connection.pid } catch (Throwable e) { found << e }
         }
         clients.collect { c -> Thread.start { connect(c) } }*.join()
         found"""
