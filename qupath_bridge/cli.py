@@ -14,6 +14,7 @@ import click
 from qupath_bridge import __version__
 from qupath_bridge.cli_base import PROJECT, leave_interrupted, sentence_not_trace
 from qupath_bridge.cli_models import models
+from qupath_bridge.cli_scripts import scripts
 from qupath_bridge.cli_serve import page, serve
 from qupath_bridge.cli_suggest import suggest
 from qupath_bridge.cli_train import ablate, evaluate, train
@@ -127,6 +128,7 @@ def doctor(project: Path | None, model: str) -> None:
 
 
 main.add_command(models)
+main.add_command(scripts)
 main.add_command(suggest)
 main.add_command(train)
 main.add_command(evaluate)
