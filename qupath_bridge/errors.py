@@ -11,6 +11,7 @@ PathSegDiffError
 |-- JobError             the server cannot take or do a job
 |   |-- RequestError       what was asked for cannot be understood or is too much
 |   |-- ImagePathError     an image's address is no path that may be opened here
+|   |   `-- ClosedFolderError  it lies outside of the folders that may be read
 |   |-- QueueFullError     too many jobs are waiting
 |   |-- UnknownJobError    there is no job of that id
 |   `-- DiskFullError      a job cannot be kept: the disk refused to write
@@ -64,6 +65,17 @@ class RequestError(JobError):
 
 class ImagePathError(JobError):
     """An image's address is no path that may be opened on this machine."""
+
+
+class ClosedFolderError(ImagePathError):
+    """An image lies outside of the folders that may be read.
+
+    folder: the one to open, or None where only the server's command line can open it.
+    """
+
+    def __init__(self, message: str, folder: str | None) -> None:
+        super().__init__(message)
+        self.folder = folder
 
 
 class QueueFullError(JobError):

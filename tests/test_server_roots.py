@@ -6,7 +6,7 @@ from pathlib import Path, PureWindowsPath
 
 import pytest
 
-from qupath_bridge.errors import ImagePathError, SettingsError
+from qupath_bridge.errors import ClosedFolderError, ImagePathError, SettingsError
 from qupath_bridge.known_projects import known_folders, remember_project
 from qupath_bridge.server.roots import Roots, parse_map
 
@@ -90,6 +90,14 @@ def test_a_folder_whose_name_begins_like_a_root_is_outside(roots, slides):
 def test_outside_of_the_roots_nothing_is_said_about_what_exists(roots):
     there, not_there = refused(roots, "/etc/passwd"), refused(roots, "/etc/no such thing")
     assert there.replace("/etc/passwd", "X") == not_there.replace("/etc/no such thing", "X")
+
+
+def test_the_folder_to_open_is_named_unless_the_command_line_named_the_roots(roots, tmp_path):
+    file = tmp_path / "elsewhere" / "a.svs"
+    for asked, folder in ((roots, None), (Roots(remembered=lambda: []), str(file.parent))):
+        with pytest.raises(ClosedFolderError) as caught:
+            asked.resolve(file.as_uri())
+        assert caught.value.folder == folder
 
 
 def test_a_missing_file_is_named_with_what_to_do(roots, slides):

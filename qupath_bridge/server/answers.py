@@ -15,6 +15,7 @@ from werkzeug.wsgi import wrap_file
 
 from model.errors import ModelError
 from qupath_bridge.errors import (
+    ClosedFolderError,
     DiskFullError,
     ImagePathError,
     PathSegDiffError,
@@ -50,16 +51,22 @@ PAGE_POLICY = (
 )
 
 
-def problem_text(status: int, detail: str) -> str:
+def problem_text(status: int, detail: str, folder: str | None = None) -> str:
     """Return an error as JSON."""
     title = HTTPStatus(status).phrase
     content = {"type": "about:blank", "title": title, "status": status, "detail": detail}
+    if folder is not None:
+        content["folder"] = folder
     return json.dumps(content)  # ASCII: whatever a path is made of can be sent
 
 
-def problem(status: int, detail: str, **headers: str) -> Response:
-    """Return an error as an answer; `headers` with underscores for dashes."""
-    answer = Response(problem_text(status, detail), status, mimetype="application/problem+json")
+def problem(status: int, detail: str, folder: str | None = None, **headers: str) -> Response:
+    """Return an error as an answer; `headers` with underscores for dashes.
+
+    folder: which one the user would have to open to the server.
+    """
+    text = problem_text(status, detail, folder)
+    answer = Response(text, status, mimetype="application/problem+json")
     for name, value in headers.items():
         answer.headers[name.replace("_", "-")] = value
     return answer
@@ -71,7 +78,8 @@ def problem_of(error: PathSegDiffError | ModelError) -> Response:
     status = next(fitting, 500)
     if status == 429:
         return problem(status, str(error), Retry_After=str(RETRY_SECONDS))
-    return problem(status, str(error))
+    folder = error.folder if isinstance(error, ClosedFolderError) else None
+    return problem(status, str(error), folder)
 
 
 def problem_of_http(error: HTTPException) -> Response:

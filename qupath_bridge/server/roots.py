@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 
-from qupath_bridge.errors import ImagePathError, SettingsError
+from qupath_bridge.errors import ClosedFolderError, ImagePathError, SettingsError
 from qupath_bridge.known_projects import known_folders
 from qupath_bridge.project.uris import path_of_uri
 
@@ -77,13 +77,22 @@ class Roots:
         reals = [_real(form, folders) for form in _spellings(path)]
         allowed = [real for real in reals if _below(real, folders)]
         if not allowed:
-            raise _outside(reals[0], folders)
+            raise self._outside(reals[0], folders)
         for real in allowed:
             if os.path.lexists(real):
                 return _readable_file(real)
         raise ImagePathError(
             f"there is no file {_shown(path)} on the server's machine; if the slides lie elsewhere"
             " there, start the server with --map FROM=TO"
+        )
+
+    def _outside(self, path: Path, folders: list[Path]) -> ClosedFolderError:
+        """Return what is wrong; nothing of whether there is a file outside."""
+        return ClosedFolderError(
+            f"{_shown(path)} lies outside of the folders this server may read"
+            f" ({', '.join(_shown(folder) for folder in folders)});"
+            f" start the server with --root {_shown(path.parent)}",
+            None if self.named else _shown(path.parent),
         )
 
     def _translated(self, path: PurePath, uri: str) -> Path:
@@ -152,15 +161,6 @@ def _real(path: Path, folders: list[Path]) -> Path:
 
 def _below(path: Path, folders: list[Path]) -> bool:
     return any(path.is_relative_to(folder) for folder in folders)
-
-
-def _outside(path: Path, folders: list[Path]) -> ImagePathError:
-    """Return what is wrong; nothing of whether there is a file outside."""
-    return ImagePathError(
-        f"{_shown(path)} lies outside of the folders this server may read"
-        f" ({', '.join(_shown(folder) for folder in folders)});"
-        f" start the server with --root {_shown(path.parent)}"
-    )
 
 
 def _readable_file(path: Path) -> Path:

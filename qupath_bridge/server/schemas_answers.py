@@ -34,6 +34,12 @@ def _or_null(schema: Tree) -> Tree:
     return {"anyOf": [schema, {"type": "null"}]}
 
 
+PROBLEM = _object(type=TEXT, title=TEXT, status={"type": "integer"}, detail=TEXT)
+PROBLEM["properties"]["folder"] = {
+    "type": "string",
+    "description": "The folder that the user would have to open to the server for this image.",
+}
+
 MODEL = _object(
     name=TEXT,
     version=TEXT,
@@ -96,7 +102,7 @@ JOB = _object(
     ),
 )
 ANSWERS: Tree = {
-    "Problem": _object(type=TEXT, title=TEXT, status={"type": "integer"}, detail=TEXT),
+    "Problem": PROBLEM,
     "Health": _object(name=TEXT, version=TEXT, device=TEXT, ready=TRUTH),
     "Models": _object(models=_list(MODEL)),
     "Document": {"type": "object"},
