@@ -333,12 +333,14 @@ def test_everything_comes_from_the_server_and_the_console_stays_silent(server, f
     assert tab.complaints() == []
 
 
-def test_questions_never_overlap_and_a_hidden_page_asks_seldom(server, browser, tab, tmp_path):
+def test_questions_never_overlap_and_a_hidden_page_asks_seldom(server, finished, tab):
     tab.open(server.link())
     tab.wait_for("!document.querySelector('#finished').hidden")
     tab.run(
         "window.now = 0; window.most = 0; window.asked = 0; const was = window.fetch;"
-        "window.fetch = async (...all) => { asked += 1; now += 1; most = Math.max(most, now);"
+        "window.fetch = async (...all) => {"
+        " if (!['/v1/health', '/v1/jobs'].includes(all[0].pathname)) { return was(...all); }"
+        " asked += 1; now += 1; most = Math.max(most, now);"
         " try { const answer = await was(...all); await answer.clone().text(); return answer; }"
         " finally { now -= 1; } };"
         "document.dispatchEvent(new Event('visibilitychange'));"
