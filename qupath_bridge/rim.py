@@ -1,0 +1,115 @@
+"""Strips of components, in which cells at the region's border take the nearest component."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from qupath_bridge.components import Absorbed
+from qupath_bridge.strips import REACH, PackedStrip
+
+OUTSIDE = -1
+
+
+@dataclass(frozen=True)
+class IdStrip:
+    """Components of rows `top` to before `end`, int32 [1 + h, W], -1 outside; the row above first.
+
+    same: int32 [S, 2], pairs of components of one class that touch where one was spread, and so
+    are one object.
+    """
+
+    top: int
+    end: int
+    ids: np.ndarray
+    same: np.ndarray
+
+
+@dataclass
+class _Cells:
+    """Components of cells and which of them are rim, both [h, W]."""
+
+    ids: np.ndarray
+    rim: np.ndarray
+
+    def __getitem__(self, rows: slice) -> _Cells:
+        return _Cells(self.ids[rows], self.rim[rows])
+
+    def above(self, other: _Cells) -> _Cells:
+        ids, rim = ((self.ids, other.ids), (self.rim, other.rim))
+        return _Cells(np.concatenate(ids), np.concatenate(rim))
+
+
+def id_strips(strips: Iterable[PackedStrip], width: int, absorbed: Absorbed) -> Iterator[IdStrip]:
+    """Yield a map's strips from the top, their rims filled."""
+    codes = np.append(absorbed.codes, np.uint8(0))  # of -1, where it does not matter
+    above = _Cells(np.full((REACH, width), OUTSIDE, np.int32), np.zeros((REACH, width), bool))
+    nothing, row_above, top = above[:0], above.ids[-1:], 0
+    coming = (_cells(strip, width, absorbed.component) for strip in strips)
+    strip: _Cells | None = next(coming)
+    while strip is not None:
+        following = next(coming, None)
+        window = above.above(strip).above(following[:REACH] if following else nothing)
+        own = slice(REACH, REACH + len(strip.ids))
+        above = strip[-REACH:]
+        window.ids, spread = _filled(window)
+        ids = np.concatenate([row_above, window.ids[own]])
+        same = _same_objects(ids, codes, np.flatnonzero(spread[own].any(axis=1)))
+        end = top + len(strip.ids)
+        yield IdStrip(top, end, ids, same)
+        strip, row_above, top = following, ids[-1:], end
+
+
+def _cells(strip: PackedStrip, width: int, component: np.ndarray) -> _Cells:
+    runs = strip.runs
+    ids = np.repeat(component[runs.nodes], runs.lengths).reshape(strip.rows, width)
+    return _Cells(ids, strip.rim_cells(width))
+
+
+def _filled(cells: _Cells) -> tuple[np.ndarray, np.ndarray]:
+    """Return ids with rim cells taking that of the nearest cell that has one, and which did.
+
+    The nearest over the sides of cells; above goes before left, right and below. The columns at
+    both ends are never rim.
+    """
+    ids, width = cells.ids.copy(), cells.ids.shape[1]
+    spread = np.zeros(ids.shape, bool)
+    empty = np.flatnonzero(cells.rim)
+    flat = ids.ravel()
+    for _ in range(REACH):
+        taken = np.full(len(empty), OUTSIDE, np.int32)
+        for side in (-width, -1, 1, width):
+            beside = empty + side
+            found = flat[beside.clip(0, flat.size - 1)]
+            found[(beside < 0) | (beside >= flat.size)] = OUTSIDE
+            taken = np.where(taken == OUTSIDE, found, taken)
+        flat[empty] = taken
+        spread.ravel()[empty[taken != OUTSIDE]] = True
+        empty = empty[taken == OUTSIDE]
+    return ids, spread
+
+
+def _same_objects(ids: np.ndarray, codes: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return pairs of components of one class that touch, in rows of a strip that were filled.
+
+    A row's cells are compared with those beside, above and below; the row above the strip's
+    first, which may have been filled too, always.
+    """
+    here = np.unique(np.concatenate([[0, 1], rows + 1]))
+    here = here[here < len(ids)]
+    below = here[here + 1 < len(ids)]
+    above = here[here > 0]
+    pairs = (
+        (ids[here, :-1], ids[here, 1:]),
+        (ids[below], ids[below + 1]),
+        (ids[above - 1], ids[above]),
+    )
+    found = [np.empty((0, 2), np.int32)]
+    for one, other in pairs:
+        touch = (one != other) & (one >= 0) & (other >= 0)
+        one, other = one[touch], other[touch]
+        alike = codes[one] == codes[other]
+        found.append(np.stack([one[alike], other[alike]], axis=1))
+    return np.unique(np.concatenate(found), axis=0)
