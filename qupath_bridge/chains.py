@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from scipy import sparse
+from scipy.sparse import csgraph
 
 
 def walked(following: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -13,7 +14,7 @@ def walked(following: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     come how many each chain has, and whether it is closed, bool; where a closed one begins is its
     lowest index.
     """
-    count, chain = sparse.csgraph.connected_components(_steps(following), directed=False)
+    count, chain = csgraph.connected_components(_steps(following), directed=False)
     has_next = following >= 0
     is_head = np.ones(len(following), bool)
     is_head[following[has_next]] = False
@@ -27,7 +28,7 @@ def walked(following: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     # Strung together the chains are one path, which is walked in one go.
     strung = following.copy()
     strung[tail[:-1]], strung[tail[-1]] = head[1:], -1
-    order = sparse.csgraph.depth_first_order(_steps(strung), head[0], return_predecessors=False)
+    order = csgraph.depth_first_order(_steps(strung), head[0], return_predecessors=False)
     return order, np.bincount(chain), closed
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import sparse
+from scipy.sparse import csgraph
 
 from qupath_bridge.fusion import NODATA
 
@@ -174,7 +175,7 @@ def _joined(graph: CellGraph) -> tuple[CellGraph, np.ndarray]:
     first, second = graph.edges.T
     same = graph.codes[first] == graph.codes[second]
     links = sparse.coo_array((same[same], (first[same], second[same])), shape=(count, count))
-    joined_count, joined = sparse.csgraph.connected_components(links, directed=False)
+    joined_count, joined = csgraph.connected_components(links, directed=False)
     codes = np.empty(joined_count, np.uint8)
     codes[joined] = graph.codes
     pairs = np.sort(joined[graph.edges[~same]].astype(np.int64), axis=1)

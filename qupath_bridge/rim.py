@@ -44,7 +44,6 @@ class _Cells:
 
 def id_strips(strips: Iterable[PackedStrip], width: int, absorbed: Absorbed) -> Iterator[IdStrip]:
     """Yield a map's strips from the top, their rims filled."""
-    codes = np.append(absorbed.codes, np.uint8(0))  # of -1, where it does not matter
     above = _Cells(np.full((REACH, width), OUTSIDE, np.int32), np.zeros((REACH, width), bool))
     nothing, row_above, top = above[:0], above.ids[-1:], 0
     coming = (_cells(strip, width, absorbed.component) for strip in strips)
@@ -56,7 +55,7 @@ def id_strips(strips: Iterable[PackedStrip], width: int, absorbed: Absorbed) -> 
         above = strip[-REACH:]
         window.ids, spread = _filled(window)
         ids = np.concatenate([row_above, window.ids[own]])
-        same = _same_objects(ids, codes, np.flatnonzero(spread[own].any(axis=1)))
+        same = _same_objects(ids, absorbed.codes, spread[own])
         end = top + len(strip.ids)
         yield IdStrip(top, end, ids, same)
         strip, row_above, top = following, ids[-1:], end
@@ -91,25 +90,17 @@ def _filled(cells: _Cells) -> tuple[np.ndarray, np.ndarray]:
     return ids, spread
 
 
-def _same_objects(ids: np.ndarray, codes: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Return pairs of components of one class that touch, in rows of a strip that were filled.
+def _same_objects(ids: np.ndarray, codes: np.ndarray, filled: np.ndarray) -> np.ndarray:
+    """Return pairs of components of one class that touch where cells of a strip were filled.
 
-    A row's cells are compared with those beside, above and below; the row above the strip's
-    first, which may have been filled too, always.
+    filled: bool [h, W]; cells of the row above, which is not part of it, may have been filled too.
     """
-    here = np.unique(np.concatenate([[0, 1], rows + 1]))
-    here = here[here < len(ids)]
-    below = here[here + 1 < len(ids)]
-    above = here[here > 0]
-    pairs = (
-        (ids[here, :-1], ids[here, 1:]),
-        (ids[below], ids[below + 1]),
-        (ids[above - 1], ids[above]),
-    )
-    found = [np.empty((0, 2), np.int32)]
-    for one, other in pairs:
-        touch = (one != other) & (one >= 0) & (other >= 0)
-        one, other = one[touch], other[touch]
-        alike = codes[one] == codes[other]
-        found.append(np.stack([one[alike], other[alike]], axis=1))
-    return np.unique(np.concatenate(found), axis=0)
+    flat, width = ids.ravel(), ids.shape[1]
+    here = width + np.flatnonzero(filled)
+    seam = np.arange(width)
+    one = np.concatenate([seam, *(here,) * 4])
+    other = np.concatenate([seam + width, *(here + side for side in (-width, -1, 1, width))])
+    inside = other < flat.size
+    pairs = np.stack([flat[one[inside]], flat[other[inside]]], axis=1)
+    pairs = pairs[(pairs[:, 0] != pairs[:, 1]) & (pairs >= 0).all(axis=1)]
+    return np.unique(pairs[codes[pairs[:, 0]] == codes[pairs[:, 1]]], axis=0)

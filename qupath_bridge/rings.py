@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import shapely
 from scipy import sparse
+from scipy.sparse import csgraph
 
 from qupath_bridge.chains import beside, ranges, walked
 from qupath_bridge.pieces import Pieces, cross, no_pieces
@@ -45,7 +46,7 @@ class Assembly:
         count = len(self.objects)
         one, other = self.objects[pairs].T
         links = sparse.coo_array((np.ones(len(one)), (one, other)), shape=(count, count))
-        _, group = sparse.csgraph.connected_components(links, directed=False)
+        _, group = csgraph.connected_components(links, directed=False)
         _, first = np.unique(group, return_index=True)
         self.objects = first[group[self.objects]]
 

@@ -17,7 +17,7 @@ from qupath_bridge.crowd import Crowd
 from qupath_bridge.pieces import Pieces, cross
 
 NEVER = np.iinfo(np.int64).max
-SHUFFLE = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F], np.uint64)
+SWAPS = ((1, 0x55555555), (2, 0x33333333), (4, 0x0F0F0F0F), (8, 0x00FF00FF), (16, 0x0000FFFF))
 
 
 def simplified(pieces: Pieces, tolerance_cells: float) -> Pieces:
@@ -47,9 +47,8 @@ def simplified(pieces: Pieces, tolerance_cells: float) -> Pieces:
 class _Corners:
     """The points of pieces and what each is worth; `NEVER` if it cannot go.
 
-    before, after: the points beside each that are left. shuffle: decides between equals, by their
-    place; in the order of the piece a long row of equals would go one at a time. spare: how many
-    each piece can still do without.
+    before, after: the points beside each that are left. turn: decides between equals; of a long
+    row of them every second goes first. spare: how many each piece can still do without.
     """
 
     points: np.ndarray
@@ -59,7 +58,7 @@ class _Corners:
     may_go: np.ndarray
     spare: np.ndarray
     limit: float
-    shuffle: np.ndarray
+    turn: np.ndarray
     worth: np.ndarray
     stays: np.ndarray
 
@@ -72,7 +71,7 @@ class _Corners:
         may_go = np.repeat(pieces.loose, pieces.sizes)
         opened = ~pieces.closed
         may_go[begins[opened]] = may_go[ends[opened]] = False
-        shuffle = (pieces.points.astype(np.uint64) * SHUFFLE).sum(axis=1, dtype=np.uint64)
+        place = np.arange(count) - np.repeat(begins, pieces.sizes)
         corners = cls(
             points=pieces.points,
             piece=np.repeat(np.arange(len(pieces.sizes)), pieces.sizes),
@@ -81,7 +80,7 @@ class _Corners:
             may_go=may_go,
             spare=pieces.sizes - _fewest(pieces),
             limit=limit,
-            shuffle=shuffle ^ (shuffle >> np.uint64(29)),
+            turn=_bits_reversed(place),
             worth=np.full(count, NEVER),
             stays=np.ones(count, bool),
         )
@@ -103,13 +102,13 @@ class _Corners:
         for neighbour in (self.before, self.after):
             other = neighbour[which]
             mine, others = self.worth[which], self.worth[other]
-            equal = (mine == others) & (self.shuffle[which] < self.shuffle[other])
+            equal = (mine == others) & (self.turn[which] < self.turn[other])
             which = which[(mine < others) | equal]
         return which
 
     def spared(self, which: np.ndarray) -> np.ndarray:
         """Return those, the least worth first, that their pieces can do without."""
-        order = np.lexsort((self.shuffle[which], self.worth[which], self.piece[which]))
+        order = np.lexsort((self.turn[which], self.worth[which], self.piece[which]))
         which = which[order]
         piece = self.piece[which]
         place = np.arange(len(which)) - np.searchsorted(piece, piece)
@@ -141,6 +140,15 @@ def _fewest(pieces: Pieces) -> np.ndarray:
     need_three = (counts[number.ravel()] > 1) | on_line
     need_four = pieces.closed | (first == last).all(axis=1)
     return np.where(need_four, 4, np.where(need_three, 3, 2))
+
+
+def _bits_reversed(numbers: np.ndarray) -> np.ndarray:
+    """Return numbers of 32 bits, the lowest bit as the highest, uint32."""
+    bits = numbers.astype(np.uint32)
+    for width, mask in SWAPS:
+        low = np.uint32(mask)
+        bits = ((bits & low) << np.uint32(width)) | ((bits >> np.uint32(width)) & low)
+    return bits
 
 
 def _is_later(one: np.ndarray, other: np.ndarray) -> np.ndarray:
