@@ -75,7 +75,7 @@ class ComponentGraph:
         graph, lengths, nodes = _strip_graph(codes)
         starts = np.cumsum(lengths) - lengths
         by_run = [np.add.reduceat(layer.ravel(), starts, dtype=np.int64) for layer in measured]
-        self._sums.append(np.stack([_summed(nodes, sums, len(graph.codes)) for sums in by_run]))
+        self._sums.append(np.stack([_summed(nodes, run, len(graph.codes)) for run in by_run]))
         nodes += self._count
         rows = _edge_rows(lengths, nodes, codes.shape[1])
         if self._last_row is not None:
@@ -92,9 +92,10 @@ class ComponentGraph:
         A component below the smallest object goes to the largest component it touches; so does one
         below the smallest hole that a single other one encloses, which the edge of the data is
         not. The smallest go first. A component that touches no other stays, however small.
-        `NODATA` stays.
+        `NODATA` stays. The graph is used up.
         """
-        whole = self._whole()
+        whole, sums = self._whole(), np.concatenate(self._sums, axis=1)
+        self._parts, self._sums, self._seams = [], [], []
         graph, component = _joined(whole)
         while (given := _given_away(graph, *self._limits)) is not None:
             graph, joined = _joined(given)
@@ -105,7 +106,6 @@ class ComponentGraph:
         component = number[component]
         own &= component >= 0
         count = int(is_object.sum())
-        sums = np.concatenate(self._sums, axis=1)
         return Absorbed(
             component,
             graph.codes[is_object],
@@ -117,13 +117,13 @@ class ComponentGraph:
         """Return a strip's graph without edges that nothing depends on, as small as can be."""
         small = (graph.codes != NODATA) & (graph.sizes < max(self._limits))
         edges = graph.edges[small[graph.edges].any(axis=1)] + self._count
-        return CellGraph(graph.codes, graph.sizes, edges.astype(np.int32))
+        return CellGraph(graph.codes, graph.sizes.astype(np.int32), edges.astype(np.int32))
 
     def _whole(self) -> CellGraph:
         edges = [part.edges for part in self._parts]
         return CellGraph(
             np.concatenate([part.codes for part in self._parts]),
-            np.concatenate([part.sizes for part in self._parts]),
+            np.concatenate([part.sizes for part in self._parts]).astype(np.int64),
             np.concatenate([*edges, *self._seams]),
         )
 

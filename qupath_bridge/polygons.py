@@ -83,9 +83,10 @@ class Tracer:
             self._strips.append(packed(strip, self._outline_m, self._frame, self._graph))
 
     def objects(self) -> Iterator[TracedObject]:
-        """Yield the objects, from the top, as they are complete; all bands must be there."""
+        """Yield the objects, once, from the top, as they are complete; all bands must be there."""
         absorbed = self._graph.absorbed()
-        strips = id_strips(self._strips, self._frame.width, absorbed)
+        coming = (self._strips.pop(0) for _ in range(len(self._strips)))
+        strips = id_strips(coming, self._frame.width, absorbed)
         for found in outlined(strips, absorbed, self._tolerance_cells):
             yield from self._clipped(found)
 

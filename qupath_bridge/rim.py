@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,9 +37,15 @@ class _Cells:
     def __getitem__(self, rows: slice) -> _Cells:
         return _Cells(self.ids[rows], self.rim[rows])
 
-    def above(self, other: _Cells) -> _Cells:
-        ids, rim = ((self.ids, other.ids), (self.rim, other.rim))
-        return _Cells(np.concatenate(ids), np.concatenate(rim))
+    def copy(self) -> _Cells:
+        """Return the same cells in memory of their own."""
+        return _Cells(self.ids.copy(), self.rim.copy())
+
+    @classmethod
+    def stacked(cls, parts: Sequence[_Cells]) -> _Cells:
+        """Return cells of rows below one another."""
+        ids, rim = [part.ids for part in parts], [part.rim for part in parts]
+        return cls(np.concatenate(ids), np.concatenate(rim))
 
 
 def id_strips(strips: Iterable[PackedStrip], width: int, absorbed: Absorbed) -> Iterator[IdStrip]:
@@ -50,10 +56,10 @@ def id_strips(strips: Iterable[PackedStrip], width: int, absorbed: Absorbed) -> 
     strip: _Cells | None = next(coming)
     while strip is not None:
         following = next(coming, None)
-        window = above.above(strip).above(following[:REACH] if following else nothing)
+        window = _Cells.stacked((above, strip, following[:REACH] if following else nothing))
         own = slice(REACH, REACH + len(strip.ids))
-        above = strip[-REACH:]
-        window.ids, spread = _filled(window)
+        above = strip[-REACH:].copy()
+        spread = _fill(window)
         ids = np.concatenate([row_above, window.ids[own]])
         same = _same_objects(ids, absorbed.codes, spread[own])
         end = top + len(strip.ids)
@@ -67,16 +73,15 @@ def _cells(strip: PackedStrip, width: int, component: np.ndarray) -> _Cells:
     return _Cells(ids, strip.rim_cells(width))
 
 
-def _filled(cells: _Cells) -> tuple[np.ndarray, np.ndarray]:
-    """Return ids with rim cells taking that of the nearest cell that has one, and which did.
+def _fill(cells: _Cells) -> np.ndarray:
+    """Give rim cells the component of the nearest cell that has one; return which got one.
 
     The nearest over the sides of cells; above goes before left, right and below. The columns at
     both ends are never rim.
     """
-    ids, width = cells.ids.copy(), cells.ids.shape[1]
-    spread = np.zeros(ids.shape, bool)
+    width, flat = cells.ids.shape[1], cells.ids.ravel()
+    spread = np.zeros(cells.ids.shape, bool)
     empty = np.flatnonzero(cells.rim)
-    flat = ids.ravel()
     for _ in range(REACH):
         taken = np.full(len(empty), OUTSIDE, np.int32)
         for side in (-width, -1, 1, width):
@@ -87,7 +92,7 @@ def _filled(cells: _Cells) -> tuple[np.ndarray, np.ndarray]:
         flat[empty] = taken
         spread.ravel()[empty[taken != OUTSIDE]] = True
         empty = empty[taken == OUTSIDE]
-    return ids, spread
+    return spread
 
 
 def _same_objects(ids: np.ndarray, codes: np.ndarray, filled: np.ndarray) -> np.ndarray:

@@ -29,7 +29,7 @@ def simplified(pieces: Pieces, tolerance_cells: float) -> Pieces:
     active = np.flatnonzero(corners.worth < corners.limit)
     if not len(active):
         return pieces
-    crowd = Crowd(pieces)
+    crowd, is_active = Crowd(pieces), np.zeros(len(pieces.points), bool)
     while len(active):
         chosen = corners.spared(corners.smallest(active))
         before, after = corners.before[chosen], corners.after[chosen]
@@ -38,7 +38,9 @@ def simplified(pieces: Pieces, tolerance_cells: float) -> Pieces:
         gone = chosen[~blocked]
         crowd.forget(before[~blocked], gone)
         changed = corners.give_up(gone)
-        active = np.unique(np.concatenate([active, changed]))
+        is_active[active] = is_active[changed] = True
+        active = np.flatnonzero(is_active)
+        is_active[active] = False
         active = active[corners.can_go(active) & (corners.worth[active] < corners.limit)]
     return pieces.points_kept(corners.stays)
 
@@ -121,7 +123,7 @@ class _Corners:
         self.stays[which] = False
         self.worth[which] = NEVER
         np.subtract.at(self.spare, self.piece[which], 1)
-        changed = np.unique(np.concatenate([before, after]))
+        changed = np.concatenate([before, after])
         self.weigh(changed)
         return changed
 

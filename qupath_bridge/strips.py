@@ -13,13 +13,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import rasterio
 import rasterio.features
-from scipy import ndimage
 from shapely.geometry.base import BaseGeometry
 
 from qupath_bridge.components import ComponentGraph, Runs
 from qupath_bridge.fusion import NODATA, ClassMap, MapFrame
 
-FULL = np.ones((3, 3), bool)  # a cell and all that touch it
 REACH = 4  # steps over cell sides from a cell in the region to the farthest that must have a class
 STRIP_CELLS = 2**23
 QUANTUM = 2.0**-20  # of probability and entropy: whole numbers add up alike in any order
@@ -147,9 +145,19 @@ def _region_cells(
     """
     middle_in = _burnt(outline_m, frame, top - 2, rows + 4, all_touched=False)
     touched = middle_in | _burnt(outline_m, frame, top - 2, rows + 4, all_touched=True)
-    apart = touched & ~ndimage.binary_dilation(middle_in, FULL)
-    wanted = ndimage.binary_dilation(touched, FULL)
-    return (middle_in | apart)[2:-2], wanted[2:-2]
+    apart = touched & ~_grown(middle_in)
+    return (middle_in | apart)[2:-2], _grown(touched)[2:-2]
+
+
+def _grown(cells: np.ndarray) -> np.ndarray:
+    """Return cells and all that touch them, across corners too, bool [H, W]."""
+    rows = cells.copy()
+    rows[1:] |= cells[:-1]
+    rows[:-1] |= cells[1:]
+    grown = rows.copy()
+    grown[:, 1:] |= rows[:, :-1]
+    grown[:, :-1] |= rows[:, 1:]
+    return grown
 
 
 def _burnt(
