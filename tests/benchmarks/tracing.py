@@ -4,7 +4,7 @@
 
 The map is drawn: five classes in blobs with specks, the region an ellipse in it. Times are of this
 process alone (CPU seconds), the ways one after another, again and again, the least of each.
-rasterio: its polygons of the same cells, small components not given away, then simplified together.
+rasterio: its sieve for small components, its polygons, then simplified together and cut.
 Memory: one process for each height, the most it held beyond what it held before the first band;
 the objects are counted as they come and let go. Share: how much of the map has tissue, in a column
 of ellipses. Memory is read where Linux tells it.
@@ -82,11 +82,13 @@ def by_rasterio(class_map: ClassMap, region: BaseGeometry) -> int:
         [region], class_map.codes.shape, transform=rasterio.Affine.scale(CELL_M), dtype=np.uint8
     )
     codes = np.where(inside == 1, class_map.codes, np.uint8(NODATA))
+    smallest = round(SETTINGS.min_object_um2 / (MPP * CELL_M) ** 2)
+    codes = rasterio.features.sieve(codes, smallest, mask=inside, connectivity=4)
     found = rasterio.features.shapes(
         codes, mask=inside == 1, transform=rasterio.Affine.scale(CELL_M)
     )
     polygons = np.array([shapely.geometry.shape(outline) for outline, _ in found])
-    polygons = shapely.coverage_simplify(polygons, SETTINGS.simplify_um / MPP)
+    polygons = shapely.coverage_simplify(polygons, SETTINGS.simplify_um / MPP)  # in model pixels
     return len(shapely.intersection(polygons, region))
 
 
