@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from model.card import HeadClass, ModelCard, find_model, read_card
 from model.errors import ModelError
+from model.loading import load_apart
 
 if TYPE_CHECKING:
     from model.segmenter import Segmenter
@@ -26,6 +27,7 @@ def load_segmenter(
     Raises:
         ModelError: the folder, a head or the device cannot be used.
     """
+    load_apart("model.segmenter")
     from model.segmenter import load_segmenter as load
 
     return load(folder, heads, device)

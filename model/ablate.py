@@ -10,14 +10,15 @@ from pathlib import Path
 
 import numpy as np
 
-from model.cache import FeatureCache, FeatureFile, PatchPlan, Tell, silent
+from model.cache import FeatureCache, PatchPlan, Tell, silent
 from model.card import FeatureSpec, ModelCard, read_card
 from model.charts import Dot, draw_dots
 from model.errors import ModelError
-from model.feature_set import FeatureSet
+from model.feature_set import FeatureSet, ImageFeatures
 from model.features import Backbone, FeatureExtractor, check_features
 from model.labels import LabelledImage, LabelSet, check_labels
 from model.lessons import HeadTraining, Lessons
+from model.outputs import make_output, writing_into
 from model.segmenter import choose_device
 from model.split import split
 from model.train import train_head
@@ -94,7 +95,8 @@ def run_ablation(
     epoch. The table is written after each trial.
 
     Raises:
-        ModelError: the labels cannot be split, or a timestep or block does not exist.
+        ModelError: the labels cannot be split, a timestep or block does not exist, or the folder
+            cannot be written into.
     """
     card = read_card(folder)
     backbone = load_backbone(folder, card).to(choose_device(grid.device))
@@ -103,13 +105,17 @@ def run_ablation(
     sides = split(labels.images, grid.validation_share, grid.seed, counts)
     say(f"{len(sides[0])} images to train on, {len(sides[1])} held out")
     bench = _Bench(grid, card, backbone, sides, len(labels.classes), tell)
-    output.mkdir(parents=True, exist_ok=True)
+    make_output(output)
     rows: list[Row] = []
     for trial in trials(grid, has_stem=backbone.stem is not None):
         rows.append(bench.row(trial))
         say(rows[-1].line())
-        _write(output / "ablation.tsv", rows)
-    draw_dots(output / "ablation.png", [_dot(r) for r in rows], "timestep", "held-out mean Dice")
+        with writing_into(output):
+            _write(output / "ablation.tsv", rows)
+    with writing_into(output):
+        draw_dots(
+            output / "ablation.png", [_dot(r) for r in rows], "timestep", "held-out mean Dice"
+        )
     return rows
 
 
@@ -137,14 +143,14 @@ class _Bench:
     def row(self, trial: Trial) -> Row:
         spec = self._spec(trial)
         maps = _maps(spec, trial, self._stem_maps)
-        cache = FeatureCache(limit_gib=self.grid.cache_gib)  # what other trials use may go
-        files = [self._files(side, spec, cache) for side in self.sides]
+        features = self._features(spec)
+        files = [features.files(side, self._patches) for side in self.sides]
         train, held_out = (FeatureSet(side, maps) for side in files)
         scores = []
         lessons = Lessons(train, held_out, self.classes)
         for repeat in range(self.grid.repeats):
             trained = train_head(lessons, self.grid.training(repeat), tell=self.tell)
-            scores.append(trained.curve[trained.best - 1].mean_dice)
+            scores.append(trained.best_dice)
         return Row(trial, tuple(scores))
 
     @property
@@ -161,18 +167,16 @@ class _Bench:
             conditioned=trial.conditioned,
         )
 
-    def _files(
-        self, images: Sequence[LabelledImage], spec: FeatureSpec, cache: FeatureCache
-    ) -> list[FeatureFile]:
+    def _features(self, spec: FeatureSpec) -> ImageFeatures:
         extractor = FeatureExtractor(self.backbone, spec).eval()
         digest = replace(self.card, features=spec).backbone
+        cache = FeatureCache(limit_gib=self.grid.cache_gib)  # what other trials use may go
+        return ImageFeatures(extractor, digest, cache, self.tell)
+
+    @property
+    def _patches(self) -> PatchPlan:
         side_m = self.card.tile_m
-        plan = PatchPlan(side_m, side_m * 3 // 4, self.card.margin_m)
-        files = []
-        for done, image in enumerate(images, start=1):
-            files += cache.features_of(extractor, digest, image, plan)
-            self.tell("features", done, len(images))
-        return files
+        return PatchPlan(side_m, side_m * 3 // 4, self.card.margin_m)
 
 
 def _maps(spec: FeatureSpec, trial: Trial, stem_maps: int) -> list[int]:

@@ -19,10 +19,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model.autoencoder import to_signed
 from model.card import models_home
 from model.errors import ModelError
-from model.features import FeatureExtractor
+from model.features import FeatureExtractor, tensors_of
 from model.labels import LabelledImage, LabelledPixels
 from model.patches import Patch, patches_of
 from model.stain import jittered
@@ -69,7 +68,8 @@ class FeatureFile:
         self._embeddings = self._file.get_slice("embeddings")
         count = sum(key.isdigit() for key in self._file.keys())  # noqa: SIM118
         self._maps = [self._file.get_slice(str(i)) for i in range(count)]
-        self.channels = tuple(int(maps.get_shape()[1]) for maps in self._maps)
+        self._shapes = [tuple(maps.get_shape()) for maps in self._maps]
+        self.channels = tuple(shape[1] if len(shape) == 4 else 0 for shape in self._shapes)
 
     @property
     def name(self) -> str:
@@ -78,6 +78,11 @@ class FeatureFile:
 
     def __len__(self) -> int:
         return len(self.codes)
+
+    def holds(self, channels: tuple[int, ...]) -> bool:
+        """Return whether it has maps of so many channels, and a row of all for each patch."""
+        rows = {shape[0] for shape in (self._embeddings.get_shape(), *self._shapes)}
+        return self.channels == tuple(channels) and rows == {len(self)}
 
     @property
     def embeddings(self) -> Tensor:
@@ -102,6 +107,8 @@ class FeatureCache:
     """
 
     def __init__(self, folder: Path | None = None, limit_gib: float = 20.0) -> None:
+        if not limit_gib > 0:  # also catches NaN
+            raise ModelError(f"--cache-gib must be above 0; got {limit_gib:g}")
         self.folder = folder or models_home().parent / "cache"
         self._limit = limit_gib * GIB
         self._in_use: set[Path] = set()
@@ -142,7 +149,7 @@ class FeatureCache:
         key = _key([model, name, plan.seed * bool(variant), variant], read.pixels, patches)
         path = self.folder / f"{key}.safetensors"
         self._in_use.add(path)
-        found = _opened(path, patches)
+        found = _opened(path, patches, extractor.channels)
         if found is not None:
             return found
         if variant:
@@ -160,8 +167,9 @@ class FeatureCache:
             beside.replace(path)
         except (OSError, SafetensorError) as error:
             raise ModelError(
-                f"features could not be kept in {self.folder} ({error}); free some disk, or set"
-                " QUPATH_PATHSEGDIFF_HOME to a larger one. What was computed so far is kept"
+                f"features could not be kept in {self.folder} ({error}); make room or make the"
+                " folder writable, or set QUPATH_PATHSEGDIFF_HOME to another. What was computed so"
+                " far is kept"
             ) from error
         finally:
             with suppress(OSError):
@@ -183,16 +191,16 @@ class FeatureCache:
             )
 
 
-def _opened(path: Path, patches: Sequence[Patch]) -> FeatureFile | None:
+def _opened(path: Path, patches: Sequence[Patch], channels: tuple[int, ...]) -> FeatureFile | None:
     """Return a file, from now the most recently used; None where it has to be made (again)."""
-    try:
+    with suppress(OSError, SafetensorError):
         os.utime(path)
-        return FeatureFile(path, patches)
-    except FileNotFoundError:  # also if another run gives it up at this moment
-        return None
-    except (OSError, SafetensorError):
-        path.unlink(missing_ok=True)
-        return None
+        file = FeatureFile(path, patches)
+        if file.holds(channels):
+            return file
+    with suppress(OSError):  # not there; or where nothing can be taken away, `_write` says so
+        path.unlink()
+    return None
 
 
 def _by_use(folder: Path) -> list[tuple[float, int, Path]]:
@@ -201,35 +209,15 @@ def _by_use(folder: Path) -> list[tuple[float, int, Path]]:
     Clears away what a run left that was killed while it wrote.
     """
     found = []
-    for path in [*folder.glob("*.safetensors"), *folder.glob("*.part")]:
+    # safetensors itself writes into a .tmp... that it then renames.
+    for path in [*folder.glob("*.safetensors"), *folder.glob("*.part"), *folder.glob(".tmp*")]:
         with suppress(FileNotFoundError):  # another run may give it up at this moment
             state = path.stat()
-            if path.suffix != ".part":
+            if path.suffix == ".safetensors":
                 found.append((state.st_mtime, state.st_size, path))
             elif time.time() - state.st_mtime > ABANDONED_S:
                 path.unlink()
     return sorted(found)
-
-
-@torch.inference_mode()
-def tensors_of(
-    extractor: FeatureExtractor, patches: Sequence[Patch], batch: int = 4
-) -> dict[str, Tensor]:
-    """Return what a feature file holds: maps by number, and embeddings."""
-    device = next(extractor.parameters()).device
-    passes: list[list[Tensor]] = []
-    embeddings: list[Tensor] = []
-    for start in range(0, len(patches), batch):
-        some = patches[start : start + batch]
-        pixels = torch.from_numpy(np.stack([p.pixels for p in some])).to(device)
-        maps = extractor(pixels, [p.origin_m for p in some])
-        passes.append([m.half().cpu() for m in maps])
-        embeddings.append(extractor.backbone.encoder(to_signed(pixels)).half().cpu())
-    joined = [torch.cat(maps).contiguous() for maps in zip(*passes, strict=True)]
-    return {
-        **{str(i): maps for i, maps in enumerate(joined)},
-        "embeddings": torch.cat(embeddings),
-    }
 
 
 def _stained(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -78,7 +79,7 @@ def draw_bars(
     axes.set_xticks(places, names)
     axes.set_xlim(-0.6, len(names) - 0.4)
     _score_axis(axes)
-    _legend_below(figure, axes, len(scores))
+    _legend_below(figure, columns=min(len(scores), 5))
     axes.set_title(title)
     _save(figure, path)
 
@@ -112,26 +113,32 @@ def draw_learning_curves(table: Path, path: Path) -> None:
 def draw_dots(path: Path, dots: Sequence[Dot], axis: str, score: str) -> None:
     """Write a grouped dot plot: a panel per `panel`, places along `axis`, a colour per group.
 
-    Panels, positions and groups come in the order of their first dot.
+    Panels, their positions and groups come in the order of their first dot.
     """
     panels, groups = _in_order([d.panel for d in dots]), _in_order([d.group for d in dots])
-    positions = _in_order([d.position for d in dots])
-    each = max(2.2, 0.8 + 0.55 * len(positions))
-    figure = Figure(figsize=(max(5.0, 1.0 + each * len(panels)), 4.2), layout="constrained")
+    each = max(2.2, 0.8 + 0.55 * len({d.position for d in dots}))
+    width, height = max(5.0, 1.0 + each * len(panels)), 3.6 + 0.25 * len(groups)
+    figure = Figure(figsize=(width, height), layout="constrained")
     every = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, panel in zip(every, panels, strict=True):
-        for number, group in enumerate(groups):
-            shift = (number - (len(groups) - 1) / 2) * 0.5 / len(groups)
-            mine = [d for d in dots if d.panel == panel and d.group == group]
-            _draw_group(axes, mine, [positions.index(d.position) + shift for d in mine], number)
-        axes.set_xticks(range(len(positions)), positions)
-        axes.set_xlim(-0.6, len(positions) - 0.4)
+        _draw_panel(axes, [d for d in dots if d.panel == panel], groups)
         axes.set_title(panel)
         axes.set_xlabel(axis)
         axes.grid(axis="y", alpha=0.3)
     every[0].set_ylabel(score)
-    _legend_below(figure, every[0], len(groups))
+    _legend_below(figure, columns=1)
     _save(figure, path)
+
+
+def _draw_panel(axes: Axes, dots: Sequence[Dot], groups: Sequence[str]) -> None:
+    """Draw a panel's dots at its own positions, those of one position side by side."""
+    positions = _in_order([d.position for d in dots])
+    for number, group in enumerate(groups):
+        shift = (number - (len(groups) - 1) / 2) * 0.5 / len(groups)
+        mine = [d for d in dots if d.group == group]
+        _draw_group(axes, mine, [positions.index(d.position) + shift for d in mine], number)
+    axes.set_xticks(range(len(positions)), positions)
+    axes.set_xlim(-0.6, len(positions) - 0.4)
 
 
 def _draw_group(axes: Axes, dots: Sequence[Dot], places: Sequence[float], number: int) -> None:
@@ -158,9 +165,19 @@ def _score_axis(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def _legend_below(figure: Figure, axes: Axes, entries: int) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(entries, 5), frameon=False)
+def _legend_below(figure: Figure, columns: int) -> None:
+    """Put one legend below, of what is in any of the figure's panels."""
+    named: dict[str, Artist] = {}
+    for axes in figure.axes:
+        handles, labels = axes.get_legend_handles_labels()
+        named |= dict(zip(labels, handles, strict=True))
+    figure.legend(
+        list(named.values()),
+        list(named),
+        loc="outside lower center",
+        ncols=columns,
+        frameon=False,
+    )
 
 
 def _in_order(names: Sequence[str]) -> list[str]:

@@ -3,13 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from model.cache import FeatureFile
+from model.cache import FeatureCache, FeatureFile, PatchPlan, Tell, silent
 from model.errors import ModelError
+from model.features import FeatureExtractor
+from model.labels import LabelledImage
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """What computes and caches the features of images; digest: of all else that they depend on."""
+
+    extractor: FeatureExtractor
+    digest: str
+    cache: FeatureCache
+    tell: Tell = silent
+
+    def files(
+        self, images: Sequence[LabelledImage], plan: PatchPlan, stage: str = "features"
+    ) -> list[FeatureFile]:
+        """Return the files of all images, from the cache as far as they are there."""
+        found: list[FeatureFile] = []
+        for done, image in enumerate(images, start=1):
+            found += self.cache.features_of(self.extractor, self.digest, image, plan)
+            self.tell(stage, done, len(images))
+        return found
 
 
 class FeatureSet:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from model.autoencoder import Autoencoder, to_signed
 from model.card import FeatureSpec
 from model.encoder import Conditioner, Encoder
 from model.errors import ModelError
+from model.patches import Patch
 from model.schedule import NoiseSchedule, noise_field
 from model.stem import Stem
 
@@ -145,3 +147,24 @@ def tapped(unet: UNet2DConditionModel, up_blocks: Sequence[int]) -> Iterator[dic
     finally:
         for hook in hooks:
             hook.remove()
+
+
+@torch.inference_mode()
+def tensors_of(
+    extractor: FeatureExtractor, patches: Sequence[Patch], batch: int = 4
+) -> dict[str, Tensor]:
+    """Return what a feature file holds: maps by number, and embeddings."""
+    device = next(extractor.parameters()).device
+    passes: list[list[Tensor]] = []
+    embeddings: list[Tensor] = []
+    for start in range(0, len(patches), batch):
+        some = patches[start : start + batch]
+        pixels = torch.from_numpy(np.stack([p.pixels for p in some])).to(device)
+        maps = extractor(pixels, [p.origin_m for p in some])
+        passes.append([m.half().cpu() for m in maps])
+        embeddings.append(extractor.backbone.encoder(to_signed(pixels)).half().cpu())
+    joined = [torch.cat(maps).contiguous() for maps in zip(*passes, strict=True)]
+    return {
+        **{str(i): maps for i, maps in enumerate(joined)},
+        "embeddings": torch.cat(embeddings),
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from model.cache import PatchPlan, Tell, silent
-from model.errors import ModelError
+from model.errors import DivergedError, ModelError
 from model.feature_set import turned
 from model.features import FeatureExtractor
 from model.head import Head
@@ -92,14 +93,13 @@ def finetune(
 ) -> Trained:
     """Return the head after the U-Net's decoder has learned with it, from where both stand.
 
-    The U-Net of the extractor is changed in place. `lessons` are of LivePatches of the same
-    extractor.
+    The U-Net of the extractor and the head are changed in place. `lessons` are of LivePatches of
+    the same extractor.
 
     Raises:
-        ModelError: no block of the U-Net is in use.
+        ModelError: no block of the U-Net is in use, or nothing could be learned.
     """
-    if not extractor.spec.up_blocks:
-        raise ModelError("the features use no block of the U-Net, so there is nothing to fine-tune")
+    check_decoder(extractor)
     decoder = extractor.backbone.unet.up_blocks.requires_grad_(True)
     steps = max(settings.epoch_steps, round(settings.steps * SHARE_OF_STEPS))
     shorter = replace(settings, steps=steps, learning_rate=settings.learning_rate / 4)
@@ -107,6 +107,42 @@ def finetune(
         return train_head(lessons, shorter, None, tell, Along(decoder, head, DECODER_RATE))
     finally:
         decoder.requires_grad_(False)
+
+
+def check_decoder(extractor: FeatureExtractor) -> None:
+    """Refuse features that no decoder makes.
+
+    Raises:
+        ModelError: no block of the U-Net is in use.
+    """
+    if not extractor.spec.up_blocks:
+        raise ModelError("the features use no block of the U-Net, so there is nothing to fine-tune")
+
+
+def finetuned_or_frozen(
+    extractor: FeatureExtractor,
+    frozen: Trained,
+    lessons: Lessons,
+    settings: HeadTraining,
+    tell: Tell = silent,
+) -> tuple[Trained, bool]:
+    """Return the better on what is held out: fine-tuned, or frozen as before; and whether tuned.
+
+    The U-Net of the extractor is the one that belongs to the head returned.
+    """
+    unet = extractor.backbone.unet
+    before = copy.deepcopy(unet.state_dict())
+    head = copy.deepcopy(frozen.head)
+    try:
+        tuned = finetune(extractor, head, lessons, settings, tell)
+        scores = f"held-out mean Dice {tuned.best_dice:.3f}, frozen {frozen.best_dice:.3f}"
+    except DivergedError as error:
+        tuned, scores = frozen, str(error)
+    if tuned.best_dice > frozen.best_dice:
+        return replace(tuned, note=f"fine-tuning was better: {scores}"), True
+    unet.load_state_dict(before)
+    note = f"fine-tuning was no better, so the frozen U-Net and its head are kept: {scores}"
+    return replace(frozen, note=note), False
 
 
 def start_afresh(unet: nn.Module, seed: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -11,11 +10,9 @@ from model.errors import ModelError
 from model.feature_choice import FeatureChoice
 from model.features import FeatureExtractor
 from model.lessons import HeadTraining
-from model.library import check_name
+from model.library import check_head_name, check_name
 from model.segmenter import choose_device
 from model.weights import STEM_WEIGHTS, load_backbone, sha256_of
-
-HEAD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 
 
 @dataclass(frozen=True)
@@ -27,7 +24,7 @@ class HeadRequest:
     features: what of the base is used, None for what its card says. validation_share: of the
     images, held out. variants: stains of each image that are trained on, 0 for as many as few
     patches bear. finetune: let the U-Net's decoder learn with the head, which makes a model with
-    this head alone.
+    this head alone. asked_by: the id of a job, kept in the head's card.
     """
 
     model: str
@@ -40,13 +37,10 @@ class HeadRequest:
     finetune: bool = False
     device: str = "auto"
     cache_gib: float = 20.0
+    asked_by: str = ""
 
     def __post_init__(self) -> None:
-        if not HEAD_NAME.fullmatch(self.head):
-            raise ModelError(
-                f"{self.head!r} cannot name a head: use letters, digits, dash and underscore, up"
-                " to 40"
-            )
+        check_head_name(self.head)
 
 
 @dataclass(frozen=True)

@@ -193,8 +193,13 @@ def _check_classes(labels: LabelSet) -> None:
         trouble = trouble_with_name(name)
         if trouble:
             raise ModelError(
-                f'{what}: a class cannot be named "{name}": {trouble}; rename the class'
+                f"{what}: a class cannot be named {_quoted(name)}: {trouble}; rename the class"
             )
+
+
+def _quoted(name: str) -> str:
+    """Return a name on one line, whatever is in it."""
+    return f'"{name}"' if name.isprintable() else repr(name)
 
 
 def _count(image: LabelledImage, classes: int) -> np.ndarray:

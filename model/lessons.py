@@ -12,6 +12,11 @@ from torch import Tensor, nn
 from model.errors import ModelError
 from model.head import Head
 
+MOST_PATCHES = 256
+"""Per step: more would fill the memory before they taught anything."""
+SEEDS = 2**63
+"""torch takes no seed from here on."""
+
 
 @dataclass(frozen=True)
 class HeadTraining:
@@ -32,11 +37,15 @@ class HeadTraining:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.steps, self.batch, self.epoch_steps, self.width // 2) < 1 or self.seed < 0:
+        if min(self.steps, self.batch, self.epoch_steps, self.width // 2) < 1:
             raise ModelError(
-                f"a training needs at least 1 step, 1 patch per step and a seed from 0; got"
-                f" {self.steps} steps, {self.batch} patches, seed {self.seed}"
+                f"a training needs at least 1 step and 1 patch per step; got {self.steps} steps,"
+                f" {self.batch} patches"
             )
+        if self.batch > MOST_PATCHES:
+            raise ModelError(f"at most {MOST_PATCHES} patches per step are used; got {self.batch}")
+        if not 0 <= self.seed < SEEDS:
+            raise ModelError(f"a seed is a whole number from 0 to 2^63 - 1; got {self.seed}")
         if not self.learning_rate > 0:
             raise ModelError(f"the learning rate must be above 0; got {self.learning_rate:g}")
 
@@ -53,12 +62,21 @@ class Epoch:
 
 @dataclass
 class Trained:
-    """A trained head, how it learned, and what stopped it early, if anything did."""
+    """A trained head and how it learned.
+
+    trouble: what stopped it early, if anything did. note: what else there is to say, if anything.
+    """
 
     head: Head
     curve: list[Epoch] = field(default_factory=list)
     best: int = 0
     trouble: str = ""
+    note: str = ""
+
+    @property
+    def best_dice(self) -> float:
+        """Return the mean Dice of the best epoch; NaN where nothing is held out."""
+        return self.curve[self.best - 1].mean_dice
 
 
 class Examples(Protocol):

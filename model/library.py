@@ -13,6 +13,7 @@ from model.card import CARD_FILE, DEFAULT_MODEL, ModelCard, find_model, models_h
 from model.errors import ModelError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_HEAD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
 
 
 def check_name(name: str, replace: bool = False) -> None:
@@ -37,12 +38,27 @@ def check_name(name: str, replace: bool = False) -> None:
         )
 
 
-@contextmanager
-def new_model(name: str, replace: bool = False) -> Iterator[Path]:
-    """Give an empty folder; what was written there becomes the model `name`, whole or not at all.
+def check_head_name(name: str) -> None:
+    """Check that a head can have this name.
 
     Raises:
-        ModelError: the name cannot be used, or the system refused to write.
+        ModelError: it cannot.
+    """
+    if not _HEAD_NAME.fullmatch(name):
+        raise ModelError(
+            f"{name!r} cannot name a head: use letters, digits, dash and underscore, up to 40"
+        )
+
+
+@contextmanager
+def new_model(name: str, replace: bool = False, made_of: ModelCard | None = None) -> Iterator[Path]:
+    """Give an empty folder; what was written there becomes the model `name`, whole or not at all.
+
+    made_of: the card of the model replaced, where what is written rests on that.
+
+    Raises:
+        ModelError: the name cannot be used, the system refused to write, or another command has
+            made or changed the model meanwhile.
     """
     check_name(name, replace)
     home = models_home()
@@ -52,6 +68,7 @@ def new_model(name: str, replace: bool = False) -> Iterator[Path]:
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir()
         yield beside
+        _refuse_overtaken(home / name, replace, made_of)
         _swap_in(beside, home / name, replace)
     except OSError as error:
         raise ModelError(
@@ -125,6 +142,16 @@ def remove_model(name: str) -> None:
         shutil.rmtree(folder)
     except OSError as error:
         raise ModelError(f"cannot remove {folder} ({error.strerror or error})") from error
+
+
+def _refuse_overtaken(place: Path, replace: bool, made_of: ModelCard | None) -> None:
+    """Refuse to undo what another command did while this one was at work."""
+    made = place.exists() and not replace
+    if made or (made_of is not None and read_card(place) != made_of):
+        raise ModelError(
+            f"another command has {'made' if made else 'changed'} the model {place.name} meanwhile,"
+            " and it was left so; run this one again: a training goes on from where it stood"
+        )
 
 
 def _swap_in(beside: Path, place: Path, replace: bool) -> None:

@@ -16,6 +16,7 @@ from model.features import FeatureExtractor
 from model.instances import GlandReading
 from model.labels import LabelSet, in_classes_of
 from model.metrics import Interval
+from model.outputs import make_output, writing_into
 from model.overlays import draw_worst
 from model.predict import HeadPredictor
 from model.segmenter import choose_device
@@ -44,7 +45,8 @@ def measure_head(
     """Write a head's scores on labelled images into a folder; return them as a short table.
 
     Raises:
-        ModelError: the head cannot be used, or knows none of the labels' classes.
+        ModelError: the head cannot be used, knows none of the labels' classes, or the folder
+            cannot be written into.
     """
     card = read_card(how.folder)
     card.choose_heads([how.head])
@@ -52,6 +54,7 @@ def measure_head(
     if unknown:
         say(f"not measured, since the head does not know them: {', '.join(unknown)}")
     predictor = head_predictor(how, card)
+    make_output(output)
     done = 0
 
     def predict(pixels: np.ndarray, origin_m: tuple[int, int]) -> np.ndarray:
@@ -63,8 +66,9 @@ def measure_head(
     glands = gland_reading(labels.classes, card.mpp)
     evaluation = evaluate(predict, labels, glands)
     summary = summarise(evaluation)
-    write_evaluation(output, evaluation, summary)
-    draw_worst(output / "worst", evaluation, predictor, labels, WORST, glands)
+    with writing_into(output):
+        write_evaluation(output, evaluation, summary)
+        draw_worst(output / "worst", evaluation, predictor, labels, WORST, glands)
     return short_table(evaluation, summary)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from model.cache import FeatureCache, FeatureFile, PatchPlan, Tell, silent
+from model.cache import FeatureCache, PatchPlan, Tell, silent
 from model.card import (
     CARD_FILE,
     HeadCard,
@@ -24,8 +24,8 @@ from model.card import (
 )
 from model.charts import draw_learning_curves
 from model.errors import ModelError
-from model.feature_set import FeatureSet
-from model.finetune import finetune, live_patches
+from model.feature_set import FeatureSet, ImageFeatures
+from model.finetune import check_decoder, finetuned_or_frozen, live_patches
 from model.head_base import Base, HeadRequest, base_of, stem_of
 from model.labels import LabelCounts, LabelledImage, LabelSet, check_labels
 from model.lessons import Epoch, Lessons, Trained
@@ -41,18 +41,19 @@ MOST_VARIANTS, FEW_PATCHES = 4, 400
 
 @dataclass(frozen=True)
 class NewHead:
-    """A head that was put into a model, and how it learned."""
+    """A head that was put into a model, and how it learned; tuned: whether the decoder did too."""
 
     folder: Path
     card: HeadCard
     trained: Trained
+    tuned: bool = False
 
     def summary(self) -> str:
         """Return what to tell of it."""
-        best = self.trained.curve[self.trained.best - 1]
+        learned, how = self.trained, "fine-tuned" if self.tuned else "trained"
         return (
-            f"head trained on {self.card.training['data']}; held-out mean Dice"
-            f" {best.mean_dice:.3f} (epoch {best.epoch} of {len(self.trained.curve)})\n"
+            f"head {how} on {self.card.training['data']}; held-out mean Dice"
+            f" {learned.best_dice:.3f} (epoch {learned.best} of {len(learned.curve)})\n"
             f"it is in {self.folder}; use it: qupath-pathsegdiff run PROJECT --model"
             f" {self.folder.name}"
         )
@@ -73,28 +74,33 @@ def train_new_head(
             message says whether a head was kept.
     """
     base = base_of(request)
+    if request.finetune:
+        check_decoder(base.extractor)
     counts = check_labels(labels)
     sides = split(labels.images, request.validation_share, request.training.seed, counts)
     say(f"{len(sides[0])} images to train on, {len(sides[1])} held out ({labels.description})")
     plan = _patch_plan(request, base.card, len(sides[0]), labels)
-    computed = _Features(base, FeatureCache(limit_gib=request.cache_gib), tell)
+    cache = FeatureCache(limit_gib=request.cache_gib)
+    computed = ImageFeatures(base.extractor, base.card.backbone, cache, tell)
     taught = computed.files(sides[0], plan)
     held_out = computed.files(sides[1], replace(plan, variants=1))
     lessons = Lessons(FeatureSet(taught), FeatureSet(held_out), len(labels.classes))
     checkpoint = models_home() / ".training" / f"{request.model}-{request.head}.pt"
     trained = train_head(lessons, request.training, checkpoint, tell)
+    tuned = False
     if request.finetune and not trained.trouble:
-        trained = _finetuned(request, base, sides, plan, trained, tell)
+        trained, tuned = _finetuned(request, base, sides, plan, trained, tell)
+        say(trained.note)
     card = _head_card(request, base, labels, counts, sides, trained)
     embeddings = torch.cat([file.embeddings for file in taught]).numpy()
-    folder = _install(request, base, card, trained, embeddings)
+    folder = _install(request, base, card, trained, embeddings, tuned)
     checkpoint.unlink(missing_ok=True)
     if trained.trouble:
         raise ModelError(
             f"{trained.trouble}; training stopped there, and the head of epoch {trained.best} was"
             f" kept in {folder}. A lower learning rate may help"
         )
-    return NewHead(folder, card, trained)
+    return NewHead(folder, card, trained, tuned)
 
 
 def _finetuned(
@@ -102,29 +108,13 @@ def _finetuned(
     base: Base,
     sides: Sides,
     plan: PatchPlan,
-    trained: Trained,
+    frozen: Trained,
     tell: Tell,
-) -> Trained:
+) -> tuple[Trained, bool]:
+    """Return what is better, fine-tuned or frozen, and whether it is fine-tuned."""
     train, held_out = (live_patches(base.extractor, side, plan) for side in sides)
-    classes = trained.head.classify.out_channels
-    return finetune(
-        base.extractor, trained.head, Lessons(train, held_out, classes), request.training, tell
-    )
-
-
-class _Features:
-    """Features of images, with progress told."""
-
-    def __init__(self, base: Base, cache: FeatureCache, tell: Tell) -> None:
-        self._base, self._cache, self._tell = base, cache, tell
-
-    def files(self, images: Sequence[LabelledImage], plan: PatchPlan) -> list[FeatureFile]:
-        files: list[FeatureFile] = []
-        for done, image in enumerate(images, start=1):
-            card, extractor = self._base.card, self._base.extractor
-            files += self._cache.features_of(extractor, card.backbone, image, plan)
-            self._tell("features", done, len(images))
-        return files
+    lessons = Lessons(train, held_out, frozen.head.classify.out_channels)
+    return finetuned_or_frozen(base.extractor, frozen, lessons, request.training, tell)
 
 
 def _patch_plan(request: HeadRequest, card: ModelCard, images: int, labels: LabelSet) -> PatchPlan:
@@ -147,13 +137,12 @@ def _head_card(
     trained: Trained,
 ) -> HeadCard:
     train, validation = sides
-    best = trained.curve[trained.best - 1]
     return HeadCard(
         classes=tuple(labels.classes),
         feature_channels=base.extractor.channels,
         width=request.training.width,
         description=f"Trained on {labels.description}.",
-        scores={"held-out mean Dice of score cells": round(best.mean_dice, 4)},
+        scores={"held-out mean Dice of score cells": round(trained.best_dice, 4)},
         backbone=base.card.backbone,
         training={
             "data": labels.description,
@@ -163,7 +152,9 @@ def _head_card(
             "held out by": split_by(train, validation),
             "settings": asdict(request.training),
             "best epoch": trained.best,
+            **({"fine-tuning": trained.note} if trained.note else {}),
             "date": datetime.date.today().isoformat(),
+            **({"asked by": request.asked_by} if request.asked_by else {}),
         },
     )
 
@@ -174,21 +165,23 @@ def _install(
     card: HeadCard,
     trained: Trained,
     embeddings: np.ndarray,
+    tuned: bool,
 ) -> Path:
-    """Put the head into its model: a copy of the base with its heads, and this one."""
+    """Put the head into its model: a copy of the base with its heads, and this one.
+
+    `tuned`: the U-Net is not the base's any more, and the base's heads do not fit it.
+    """
     own = models_home() / request.model
     exists = (own / CARD_FILE).is_file()
     source, model = (own, read_card(own)) if exists else (base.folder, base.card)
-    with new_model(request.model, replace=exists) as folder:
+    with new_model(request.model, exists, model if exists else None) as folder:
         shutil.copytree(source, folder, dirs_exist_ok=True)
-        same_features = exists or (
-            base.card.features == read_card(source).features and not request.finetune
-        )
+        same_features = exists or (base.card.features == read_card(source).features and not tuned)
         if not same_features:
             shutil.rmtree(folder / "heads", ignore_errors=True)
         if base.card.features.stem is not None and not (folder / STEM_WEIGHTS).exists():
             shutil.copyfile(stem_of(folder), folder / STEM_WEIGHTS)
-        if request.finetune:
+        if tuned:
             save_unet(folder, base.extractor.backbone.unet)
         save_head(folder, request.head, trained.head)
         save_embeddings(folder, request.head, embeddings)

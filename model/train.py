@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from model.cache import Tell, silent
-from model.errors import ModelError
+from model.errors import DivergedError
 from model.head import Head
 from model.lessons import Along, Epoch, Examples, HeadTraining, Lessons, Trained
 from model.loss import class_weights, segmentation_loss, soft_targets
@@ -34,7 +34,7 @@ def train_head(
     and every epoch is kept in it. A network that learns `along` ends in its state of that epoch.
 
     Raises:
-        ModelError: the loss is not a number before any epoch was done.
+        DivergedError: the loss is not a number before any epoch was done.
     """
     run = _Run(lessons, settings, along)
     run.resume(checkpoint)
@@ -43,7 +43,7 @@ def train_head(
         trouble = run.epoch(epoch, tell)
         if trouble:
             if not run.curve:
-                raise ModelError(f"{trouble}; lower the learning rate, or look at the labels")
+                raise DivergedError(f"{trouble}; lower the learning rate, or look at the labels")
             return run.trained(trouble)
         run.keep(checkpoint)
     return run.trained()

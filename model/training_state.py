@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from model.cache import ABANDONED_S
 from model.errors import ModelError
 
 
@@ -21,22 +24,31 @@ def read_state(path: Path | None) -> dict[str, Any]:
         return {}
 
 
+def _clear_abandoned(path: Path) -> None:
+    """Take away what a training left that was killed while it wrote."""
+    for part in path.parent.glob(f"{path.stem}.*.part"):
+        with suppress(FileNotFoundError):
+            if time.time() - part.stat().st_mtime > ABANDONED_S:
+                part.unlink()
+
+
 def write_state(path: Path, state: dict[str, Any]) -> None:
     """Keep a state in place of the one before.
 
     Raises:
         ModelError: the system refused to write; the one before is still there.
     """
-    beside = path.with_suffix(".part")
+    beside = path.with_suffix(f".{os.getpid()}.part")  # the same may be trained twice at once
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _clear_abandoned(path)
         torch.save(state, beside)
         beside.replace(path)
     except (OSError, RuntimeError) as error:  # the latter is torch's own, if the disk is full
         reason = str(error).splitlines()[0]
         raise ModelError(
-            f"the training could not be kept in {path} ({reason}); make room on its disk, then run"
-            " again: it goes on from the last epoch that was kept"
+            f"the training could not be kept in {path} ({reason}); make room or make the folder"
+            " writable, then run again: it goes on from the last epoch that was kept"
         ) from error
     finally:
         with suppress(OSError):

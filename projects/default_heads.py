@@ -12,7 +12,7 @@ from default_data import GLANDS, TILE_M, TISSUE, as_glands, as_tissue, drawn_lab
 from model.cache import FeatureCache, FeatureFile, PatchPlan
 from model.card import FeatureSpec, HeadCard
 from model.evaluate import evaluate, summarise
-from model.feature_set import FeatureSet
+from model.feature_set import FeatureSet, ImageFeatures
 from model.features import FeatureExtractor
 from model.head import Head
 from model.labels import LabelSet
@@ -55,15 +55,13 @@ class HeadWork:
         return train_head(lessons, training, tell=stage_lines()).head
 
     def _files(self, sets: list[tuple[LabelSet, int]]) -> list[FeatureFile]:
-        tell = stage_lines()
-        files: list[FeatureFile] = []
-        for labels, stains in sets:
-            plan = replace(PATCHES, variants=stains)
-            for done, image in enumerate(labels.images, start=1):
-                found = self.cache.features_of(self.extractor, self.digest, image, plan)
-                files += found
-                tell(f"features of {labels.description}", done, len(labels.images))
-        return files
+        features = ImageFeatures(self.extractor, self.digest, self.cache, stage_lines())
+        return [
+            file
+            for labels, stains in sets
+            for plan in [replace(PATCHES, variants=stains)]
+            for file in features.files(labels.images, plan, f"features of {labels.description}")
+        ]
 
     def embeddings(self, sets: list[tuple[LabelSet, int]]) -> np.ndarray:
         """Return the encoder's embeddings of all patches of label sets, float32 [N, D]."""

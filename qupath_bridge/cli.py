@@ -12,10 +12,13 @@ from typing import Any
 import click
 
 from qupath_bridge import __version__
-from qupath_bridge.cli_base import INTERRUPTED, PROJECT, sentence_not_trace
+from qupath_bridge.cli_base import PROJECT, leave_interrupted, sentence_not_trace
 from qupath_bridge.cli_models import models
+from qupath_bridge.cli_scripts import scripts
+from qupath_bridge.cli_serve import page, serve
 from qupath_bridge.cli_suggest import suggest
 from qupath_bridge.cli_train import ablate, evaluate, train
+from qupath_bridge.known_projects import remember_project
 from qupath_bridge.run_options import DEVICES, run_options, settings_of
 from qupath_bridge.settings import RunSettings
 
@@ -52,9 +55,10 @@ def run(project: Path, dry_run: bool, **flags: Any) -> None:
         failed = plan_project(project, settings, click.echo)
         sys.exit(1 if failed else 0)
     report = run_project(project, settings, console_reporter())
+    remember_project(project)
     click.echo(report.summary())
     if report.interrupted:
-        sys.exit(INTERRUPTED)
+        leave_interrupted()
     sys.exit(1 if report.failed else 0)
 
 
@@ -124,7 +128,10 @@ def doctor(project: Path | None, model: str) -> None:
 
 
 main.add_command(models)
+main.add_command(scripts)
 main.add_command(suggest)
 main.add_command(train)
 main.add_command(evaluate)
 main.add_command(ablate)
+main.add_command(serve)
+main.add_command(page)

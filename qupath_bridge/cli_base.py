@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import NoReturn, ParamSpec, TypeVar
 
 import click
 
+from model.loading import is_loading
 from qupath_bridge.errors import EXPECTED_ERRORS
 
 P = ParamSpec("P")
@@ -30,6 +32,18 @@ def sentence_not_trace(command: Callable[P, R]) -> Callable[P, R]:
             sys.exit(1)
         except KeyboardInterrupt:
             click.echo("interrupted; nothing was left half-written", err=True)
-            sys.exit(INTERRUPTED)
+            leave_interrupted()
 
     return wrapped
+
+
+def leave_interrupted() -> NoReturn:
+    """End the program after Ctrl-C; at once if a thread is still busy loading torch.
+
+    Python would wait for such a thread, or stop it within C++ code, which ends in an abort.
+    """
+    if is_loading():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(INTERRUPTED)
+    sys.exit(INTERRUPTED)

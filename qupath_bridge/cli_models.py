@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from model import ModelCard, ModelError
+from model.loading import load_apart
 from qupath_bridge.cli_base import sentence_not_trace
 
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -49,6 +50,7 @@ def import_(
     published in. Without YAML its architecture is read off the weights. Nothing that a file may
     hold is run.
     """
+    load_apart("model.importing")
     from model.card import models_home
     from model.importing import Sources, import_model
 
@@ -94,6 +96,7 @@ def show(name: str) -> None:
 @sentence_not_trace
 def verify(name: str) -> None:
     """Check every file of the model NAME against its card, and load all of its weights."""
+    load_apart("model.weights")
     from model.library import verify_model
 
     card = verify_model(name)

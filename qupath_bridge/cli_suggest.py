@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from model.loading import load_apart
 from qupath_bridge.cli_base import PROJECT, sentence_not_trace
 from qupath_bridge.run_options import options_of_a_run, settings_of
 
@@ -53,6 +54,7 @@ def suggest(
     shape is yours and stays. Exit status 0 means that nothing failed.
     """
     settings = settings_of(flags | {"heads": head})
+    load_apart("qupath_bridge.suggest")
     from qupath_bridge.progress import console_reporter
     from qupath_bridge.suggest import SuggestSettings, suggest_for_project
 

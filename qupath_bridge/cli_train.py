@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from model import find_model, read_card
+from model.loading import load_apart
 from qupath_bridge.cli_base import sentence_not_trace
 from qupath_bridge.label_options import label_options, read_labels, sources_of
 from qupath_bridge.run_options import DEVICES
@@ -92,6 +93,7 @@ def train(name: str, head: str, base: str | None, **flags: Any) -> None:
     the same command goes on where it stood.
     """
     sources = sources_of(flags)
+    load_apart("model.new_head")
     from model.feature_choice import FeatureChoice
     from model.head_base import HeadRequest, base_card
     from model.lessons import HeadTraining
@@ -132,6 +134,7 @@ def evaluate(
     a head on what it was trained on.
     """
     sources = sources_of(flags)
+    load_apart("model.measure")
     from model.measure import Measuring, measure_head
 
     card = read_card(find_model(base))
@@ -175,11 +178,12 @@ def ablate(base: str | None, timesteps: str, blocks: str, output: Path, **flags:
     stem, the stem alone and everything with it are tried too.
     """
     sources = sources_of(flags)
+    load_apart("model.ablate")
     from model.ablate import Grid, run_ablation
     from model.feature_choice import numbers
 
     card = read_card(find_model(base))
-    sets = tuple(numbers(some) for some in blocks.split(";"))
+    sets = tuple(dict.fromkeys(numbers(some) for some in blocks.split(";")))
     grid = Grid(numbers(timesteps), sets, **flags)
     labels = read_labels(sources, card, click.echo)
     rows = run_ablation(find_model(base), grid, labels, output, click.echo, progress_line())

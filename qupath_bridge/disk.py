@@ -49,11 +49,11 @@ def replacing(path: Path) -> Iterator[Path]:
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield beside
-        _to_disk(beside)
+        to_disk(beside)
         if path.exists():
             shutil.copymode(path, beside)
         beside.replace(path)
-        _to_disk(path.parent)
+        to_disk(path.parent)
     except OSError as error:
         raise ProjectError(
             f"cannot write {path} ({error.strerror or error}); it was left as it is."
@@ -71,7 +71,12 @@ def _nearest_folder(folder: Path) -> Path:
     return present
 
 
-def _to_disk(path: Path) -> None:
+def to_disk(path: Path) -> None:
+    """Return when a file, or what a folder lists, is on the disk itself.
+
+    Raises:
+        OSError: the system refused.
+    """
     if path.is_dir() and os.name == "nt":
         return  # Windows can neither open nor flush a folder
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)

@@ -7,7 +7,15 @@ PathSegDiffError
 |-- SlideError           one image file is missing, damaged or of an unsupported kind
 |   `-- PixelSizeError   its pixel size is missing or absurd
 |-- RegionError          nothing to segment, or an annotation that cannot be used
-`-- TilingError          tile, stride and margin do not fit together
+|-- TilingError          tile, stride and margin do not fit together
+|-- JobError             the server cannot take or do a job
+|   |-- RequestError       what was asked for cannot be understood or is too much
+|   |-- ImagePathError     an image's address is no path that may be opened here
+|   |   `-- ClosedFolderError  it lies outside of the folders that may be read
+|   |-- QueueFullError     too many jobs are waiting
+|   |-- UnknownJobError    there is no job of that id
+|   `-- DiskFullError      a job cannot be kept: the disk refused to write
+`-- ServerError          a server cannot start, or none can be reached
 
 model.errors.ModelError  stands beside the tree: `model` never imports this package
 """
@@ -45,6 +53,45 @@ class RegionError(PathSegDiffError):
 
 class TilingError(PathSegDiffError):
     """Tile, stride and margin do not fit together."""
+
+
+class JobError(PathSegDiffError):
+    """The server cannot take or do a job."""
+
+
+class RequestError(JobError):
+    """What was asked for cannot be understood, or is too much; the message names the field."""
+
+
+class ImagePathError(JobError):
+    """An image's address is no path that may be opened on this machine."""
+
+
+class ClosedFolderError(ImagePathError):
+    """An image lies outside of the folders that may be read.
+
+    folder: the one to open, or None where only the server's command line can open it.
+    """
+
+    def __init__(self, message: str, folder: str | None) -> None:
+        super().__init__(message)
+        self.folder = folder
+
+
+class QueueFullError(JobError):
+    """Too many jobs are waiting."""
+
+
+class UnknownJobError(JobError):
+    """There is no job of that id."""
+
+
+class DiskFullError(JobError):
+    """A job cannot be kept: the disk refused to write."""
+
+
+class ServerError(PathSegDiffError):
+    """A server cannot start, or none can be reached."""
 
 
 EXPECTED_ERRORS = (PathSegDiffError, ModelError)

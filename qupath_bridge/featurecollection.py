@@ -6,11 +6,15 @@ One feature a line, written and read one by one: a slide can have a million. QuP
 
 from __future__ import annotations
 
+import gzip
 import json
+import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import shapely
 from shapely.geometry import Polygon
@@ -24,8 +28,11 @@ AREA, PROBABILITY, ENTROPY = "Area µm^2", "Mean probability", "Mean entropy"
 MEASUREMENTS = (AREA, PROBABILITY, ENTROPY)
 """What is measured of a detection, by the names that it has in QuPath."""
 CHUNK = 1000
+GZIP_LEVEL = 5
 UNREADABLE = (
     OSError,
+    EOFError,
+    zlib.error,
     ValueError,
     LookupError,
     TypeError,
@@ -36,12 +43,12 @@ UNREADABLE = (
 
 
 def write_detections(path: Path, detections: Iterable[Detection]) -> None:
-    """Write detections as a FeatureCollection, whole or not at all.
+    """Write detections as a FeatureCollection, whole or not at all; gzipped into a .gz.
 
     Raises:
         ProjectError: the system refused to write.
     """
-    with replacing(path) as beside, beside.open("w", encoding="utf-8", newline="\n") as stream:
+    with replacing(path) as beside, _written(beside, path.suffix == ".gz") as stream:
         stream.write('{"type":"FeatureCollection","features":[')
         for number, feature in enumerate(_features(detections)):
             stream.write(",\n" if number else "\n")
@@ -56,7 +63,7 @@ def read_detections(path: Path) -> list[Detection]:
         ProjectError: the file cannot be read, or holds anything but our detections.
     """
     try:
-        with path.open(encoding="utf-8") as stream:
+        with _opened(path) as stream:
             # Each feature shrinks to its detection as soon as it is parsed.
             content = json.load(stream, object_hook=_detection_or_raw)
         if content["type"] != "FeatureCollection":
@@ -67,6 +74,22 @@ def read_detections(path: Path) -> list[Detection]:
             f"{path} holds no detections that can be read ({type(error).__name__}: {error});"
             " restore it, or remove it and run again with --restart"
         ) from error
+
+
+@contextmanager
+def _written(path: Path, gzipped: bool) -> Iterator[TextIO]:
+    """Give what takes text; gzipped, equal texts make equal files."""
+    with path.open("wb") as raw, ExitStack() as stack:
+        packed = gzip.GzipFile("", "wb", GZIP_LEVEL, raw, mtime=0) if gzipped else raw
+        if gzipped:
+            stack.enter_context(packed)
+        yield stack.enter_context(TextIOWrapper(packed, encoding="utf-8", newline="\n"))
+
+
+def _opened(path: Path) -> TextIO:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8")
+    return path.open(encoding="utf-8")
 
 
 def _features(detections: Iterable[Detection]) -> Iterator[str]:

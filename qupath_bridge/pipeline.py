@@ -15,7 +15,7 @@ from pathlib import Path
 from model import HeadClass, find_model, read_card
 from qupath_bridge.detections import Detection
 from qupath_bridge.disk import check_writable
-from qupath_bridge.errors import EXPECTED_ERRORS, ProjectError, RegionError
+from qupath_bridge.errors import EXPECTED_ERRORS, ProjectError
 from qupath_bridge.fingerprint import made_from
 from qupath_bridge.geometry import Region
 from qupath_bridge.measurements import (
@@ -27,14 +27,8 @@ from qupath_bridge.measurements import (
 )
 from qupath_bridge.progress import Reporter
 from qupath_bridge.project import open_project
-from qupath_bridge.project.base import (
-    Annotation,
-    ImageWrite,
-    Project,
-    ProjectClass,
-    ProjectImage,
-)
-from qupath_bridge.regions import annotation_regions, slide_region, tissue_region
+from qupath_bridge.project.base import ImageWrite, Project, ProjectClass, ProjectImage
+from qupath_bridge.regions import done_anew, regions_to_segment
 from qupath_bridge.report import Outcome, RunReport, write_run_json
 from qupath_bridge.segment import Engine, open_image
 from qupath_bridge.settings import RunSettings
@@ -42,8 +36,6 @@ from qupath_bridge.slide import Slide
 from qupath_bridge.store import Made, ResultStore, Scope, StoredResult, digest_of
 
 NEEDED_BYTES = 200 * 2**20
-AUTOMATIC_REGIONS = ("tissue", "slide")
-"""Regions that no annotation stands for: every run replaces what earlier ones made in them."""
 
 
 def run_project(path: Path, settings: RunSettings, reporter: Reporter) -> RunReport:
@@ -166,8 +158,7 @@ class Run:
         `objects` are those of all classes. Returns how many of them became detections.
         """
         detections = with_objects(objects, self.engine.classes)
-        region_ids = [*(region.id for region in ready.regions), *AUTOMATIC_REGIONS]
-        scope = Scope(self.engine.heads, region_ids, ready.annotation_ids)
+        scope = Scope(self.engine.heads, done_anew(ready.regions), ready.annotation_ids)
         rows = self._rows(image, ready, objects, scope)
         kept = scope.kept_detections(self.store.read_detections(image.entry_id))
         self.store.write_detections(image.entry_id, [*kept, *detections])
@@ -206,36 +197,11 @@ class Run:
     def _prepared(self, image: ProjectImage) -> Iterator[Prepared]:
         with open_image(image, self.settings) as slide:
             annotations = self.project.read_annotations(image)
-            regions, warnings = _regions_of(slide, annotations, self.settings)
-            engine = self.engine
-            made = made_from(engine.card, engine.heads, self.settings, slide, regions)
-            yield Prepared(slide, regions, [a.id for a in annotations], made, warnings)
-
-
-def _regions_of(
-    slide: Slide, annotations: Sequence[Annotation], settings: RunSettings
-) -> tuple[list[Region], list[str]]:
-    """Return what to segment in an image, and what to tell about it.
-
-    Raises:
-        RegionError: there is nothing to segment.
-    """
-    mode = settings.regions
-    if mode == "slide":
-        return [slide_region(slide.width, slide.height)], []
-    warnings: list[str] = []
-    if mode != "tissue":
-        size_l0 = (slide.width, slide.height)
-        found = annotation_regions(annotations, size_l0, settings.region_classes)
-        warnings = found.warnings
-        if found.regions:
-            return found.regions, warnings
-        if mode == "annotations" or settings.region_classes:
-            raise RegionError("no area annotation to segment; draw one, or pass --regions tissue")
-    tissue = tissue_region(slide)
-    if tissue is None:
-        raise RegionError("no tissue was found; draw an annotation, or pass --regions slide")
-    return [tissue], warnings
+            engine, chosen = self.engine, self.settings
+            found = regions_to_segment(slide, annotations, chosen.regions, chosen.region_classes)
+            made = made_from(engine.card, engine.heads, chosen, slide, found.regions)
+            present = [annotation.id for annotation in annotations]
+            yield Prepared(slide, found.regions, present, made, found.warnings)
 
 
 def _chosen(images: Sequence[ProjectImage], globs: Sequence[str]) -> list[ProjectImage]:

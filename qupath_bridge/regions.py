@@ -22,6 +22,9 @@ from qupath_bridge.tissue import TissueSettings, mask_mpp, tissue_mask
 if TYPE_CHECKING:
     from qupath_bridge.slide import Slide
 
+AUTOMATIC_REGIONS = ("tissue", "slide")
+"""Regions that no annotation stands for: every run replaces what earlier ones made in them."""
+
 LEAST_AREA_PX = 1.0
 SIMPLIFY_MASK_PIXELS = 0.75
 """Takes the stairs off the mask's outline; a quarter of the margin that was added around it."""
@@ -33,6 +36,43 @@ class RegionsFound:
 
     regions: list[Region] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+
+
+def regions_to_segment(
+    slide: Slide,
+    annotations: Sequence[Annotation],
+    mode: str = "auto",
+    classes: Sequence[str] = (),
+) -> RegionsFound:
+    """Return what to segment in an image; see REGION_MODES for `mode`.
+
+    Raises:
+        RegionError: there is nothing to segment.
+    """
+    if mode == "slide":
+        return RegionsFound([slide_region(slide.width, slide.height)])
+    warnings: list[str] = []
+    if mode != "tissue":
+        found = annotation_regions(annotations, (slide.width, slide.height), classes)
+        if found.regions:
+            return found
+        warnings = found.warnings
+        if mode == "annotations" or classes:
+            raise RegionError(
+                f"no area annotation to segment{_because(warnings)}; draw one, or segment the"
+                " tissue (--regions tissue)"
+            )
+    tissue = tissue_region(slide)
+    if tissue is None:
+        raise RegionError(
+            "no tissue was found; draw an annotation, or segment all of the slide (--regions slide)"
+        )
+    return RegionsFound([tissue], warnings)
+
+
+def done_anew(regions: Sequence[Region]) -> list[str]:
+    """Return the ids of regions whose earlier objects go when these are segmented."""
+    return [*(region.id for region in regions), *AUTOMATIC_REGIONS]
 
 
 def annotation_regions(
@@ -151,6 +191,10 @@ def _trouble_with_area(
     if inside.area < LEAST_AREA_PX:
         return "less than one pixel of it lies in the image"
     return None
+
+
+def _because(warnings: Sequence[str]) -> str:
+    return f" ({warnings[0]}{', ...' if len(warnings) > 1 else ''})" if warnings else ""
 
 
 def _is_ignored(class_name: str | None) -> bool:

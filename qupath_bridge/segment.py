@@ -28,20 +28,25 @@ if TYPE_CHECKING:
 
 BATCHES = {"cpu": 4, "mps": 16, "cuda": 64}
 Advance = Callable[[int], None]
+Load = Callable[[Path, Sequence[str] | None, str], "Segmenter"]
 
 
 @dataclass
 class Engine:
-    """A model and how it is applied; the model is loaded when the first tile needs it."""
+    """A model and how it is applied; the model is loaded when the first tile needs it.
+
+    load: what loads it, of its folder, heads and device.
+    """
 
     folder: Path
     card: ModelCard
     heads: list[str]
     settings: RunSettings
+    load: Load = load_segmenter
 
     @cached_property
     def model(self) -> Segmenter:
-        return load_segmenter(self.folder, self.heads, self.settings.device)
+        return self.load(self.folder, self.heads, self.settings.device)
 
     @property
     def classes(self) -> dict[str, tuple[HeadClass, ...]]:

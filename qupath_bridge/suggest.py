@@ -54,6 +54,8 @@ class SuggestSettings:
 
     def __post_init__(self) -> None:
         limits = {"count": (1, 500), "size_um": (10, 10_000), "candidates": (1, 10_000)}
+        if self.seed < 0:
+            raise SettingsError(f"a seed is a whole number from 0; got {self.seed}")
         for name, (low, high) in limits.items():
             value = getattr(self, name)
             if not low <= value <= high:  # also catches NaN

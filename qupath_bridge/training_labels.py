@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-from rasterio import features
-from rasterio.transform import Affine
 from shapely.geometry import box
 from shapely.geometry.base import BaseGeometry
 
 from model.card import HeadClass
 from model.classes import Color, color_for, makes_detections
-from model.labels import IGNORED, LabelledImage, LabelledPixels, LabelSet
+from model.labels import LabelledImage, LabelSet
 from qupath_bridge.crops import Crop, CropPlan, crops_of, thinned
 from qupath_bridge.drawn import Radii, as_area, that_train
 from qupath_bridge.errors import RegionError, SettingsError, SlideError
 from qupath_bridge.geometry import Mpp, Scale
+from qupath_bridge.labelled_slide import LabelledSlide, SlideFile, read_crop
 from qupath_bridge.project import Annotation, Project, ProjectImage, open_project
 from qupath_bridge.project.classlist import read_classes
 from qupath_bridge.regions import annotation_regions
-from qupath_bridge.slide import Slide, open_slide
 
 
 @dataclass(frozen=True)
@@ -45,31 +42,8 @@ class LabelSettings:
         for name in ("point_radius_um", "line_width_um"):
             if not 0 < getattr(self, name) <= 1000:
                 raise SettingsError(f"{name} must be in 0..1000, not 0; got {getattr(self, name)}")
-
-
-@dataclass(frozen=True)
-class SlideFile:
-    """What is needed to open a slide again, whenever a crop of it is read."""
-
-    path: Path
-    mpp: Mpp | None
-    size_l0: tuple[int, int] | None
-
-    def open(self) -> Slide:
-        return open_slide(self.path, mpp=self.mpp, size_l0=self.size_l0)
-
-
-@dataclass(frozen=True)
-class LabelledSlide:
-    """A slide's labels: areas in model pixels with their classes and those' colours."""
-
-    name: str
-    file: SlideFile
-    scale: Scale
-    size_m: tuple[float, float]
-    outlines_m: list[BaseGeometry]
-    classes: list[str]
-    colors: list[Color | None]
+        if self.mpp is not None and not 0.01 <= self.mpp <= 100:
+            raise SettingsError(f"mpp must be in 0.01..100 um; got {self.mpp:g}")
 
 
 def project_labels(
@@ -89,20 +63,39 @@ def project_labels(
     """
     project = open_project(path, settings.backend)
     try:
-        slides = _one_per_file(_labelled_slides(project, settings, mpp, say))
-        colors = read_classes(project.folder)
+        drawn = ((image, project.read_annotations(image)) for image in project.images())
+        labels = drawn_labels(drawn, settings, mpp, say, read_classes(project.folder))
     finally:
         project.close()
-    if not slides:
+    if labels is None:
         raise RegionError(f"{project.path} has no annotation to learn from; {_remedy(project)}")
-    classes = _classes(slides, colors)
+    return replace(labels, description=f"project {project.folder.name} ({labels.description})")
+
+
+def drawn_labels(
+    drawn: Iterable[tuple[ProjectImage, Sequence[Annotation]]],
+    settings: LabelSettings,
+    mpp: float,
+    say: Callable[[str], None],
+    listed: Mapping[str, Color | None] | None = None,
+) -> LabelSet | None:
+    """Return crops around images' annotations, as `project_labels` does; None without any.
+
+    listed: classes whose order and colours go before those of the annotations.
+
+    Raises:
+        SlideError: a labelled slide cannot be read.
+    """
+    slides = _one_per_file(_labelled_slides(list(drawn), settings, mpp, say))
+    if not slides:
+        return None
+    classes = _classes(slides, listed or {})
     several = len({slide.file.path.name for slide in slides}) > 1
     images = [
         image for slide in slides for image in _images(slide, classes, several, settings.crops, say)
     ]
     count = sum(len(slide.classes) for slide in slides)
-    what = f"project {project.folder.name} ({count} annotations in {len(slides)} images)"
-    return LabelSet(classes, images, what)
+    return LabelSet(classes, images, f"{count} annotations in {len(slides)} images")
 
 
 def _remedy(project: Project) -> str:
@@ -113,13 +106,15 @@ def _remedy(project: Project) -> str:
 
 
 def _labelled_slides(
-    project: Project, settings: LabelSettings, mpp: float, say: Callable[[str], None]
+    drawn: Sequence[tuple[ProjectImage, Sequence[Annotation]]],
+    settings: LabelSettings,
+    mpp: float,
+    say: Callable[[str], None],
 ) -> Iterator[LabelledSlide]:
-    images = project.images()
-    named = Counter(image.name for image in images)
-    for image in images:
+    named = Counter(image.name for image, _ in drawn)
+    for image, found in drawn:
         name = image.name if named[image.name] == 1 else f"{image.name} ({image.entry_id})"
-        annotations = that_train(project.read_annotations(image), partial(_tell, say, name))
+        annotations = that_train(found, partial(_tell, say, name))
         if not annotations:
             continue
         slide = _labelled_slide(replace(image, name=name), annotations, settings, mpp, say)
@@ -174,7 +169,7 @@ def _labelled_slide(
 
 
 def _classes(
-    slides: Sequence[LabelledSlide], listed: dict[str, Color | None]
+    slides: Sequence[LabelledSlide], listed: Mapping[str, Color | None]
 ) -> tuple[HeadClass, ...]:
     """Return the classes of the labels: in the order of the project's list, then as they come.
 
@@ -211,7 +206,7 @@ def _images(
     areas.sort(key=lambda area: -area[0].area)  # stable: of equal ones, the later stays on top
     for crop in kept:
         inside = tuple(area for area in areas if area[0].intersects(_box(crop)))
-        read = partial(_read_crop, slide.file, slide.scale, crop, inside)
+        read = partial(read_crop, slide.file, slide.scale, crop, inside)
         place = f"{round(crop.x_m * slide.scale.x)},{round(crop.y_m * slide.scale.y)}"
         cluster = f"{slide.name}, annotations {crop.cluster + 1}"
         yield LabelledImage(
@@ -224,19 +219,3 @@ def _images(
 
 def _box(crop: Crop) -> BaseGeometry:
     return box(crop.x_m, crop.y_m, crop.x_m + crop.width_m, crop.y_m + crop.height_m)
-
-
-def _read_crop(
-    file: SlideFile, scale: Scale, crop: Crop, areas: Sequence[tuple[BaseGeometry, int]]
-) -> LabelledPixels:
-    x, y, width, height, _ = crop
-    with file.open() as slide:
-        pixels = slide.read(scale.box_l0(x, y, width, height), width, height)
-    codes = features.rasterize(
-        areas,
-        out_shape=(height, width),
-        transform=Affine.translation(x, y),
-        fill=IGNORED,
-        dtype="uint8",
-    )
-    return LabelledPixels(pixels, np.asarray(codes))

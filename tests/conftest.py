@@ -135,3 +135,13 @@ def installed_tiny(tiny_model) -> Path:
     from model.card import models_home
 
     return Path(shutil.copytree(tiny_model, models_home() / "tiny"))
+
+
+@pytest.fixture(scope="session")
+def groovy():
+    """Return a real Groovy to evaluate code with, or skip where there is none."""
+    from groovy_process import Groovy
+
+    process = Groovy()
+    yield process
+    process.close()

@@ -16,14 +16,15 @@ from zlib import crc32
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from test_project_disk import files_of_at_most
 from tiny_models import SPEC, halves, image_of, tiny_backbone
 
-from model.cache import GIB, FeatureCache, FeatureFile, PatchPlan, tensors_of
+from model.cache import GIB, FeatureCache, FeatureFile, PatchPlan
 from model.card import models_home
 from model.errors import ModelError
 from model.feature_set import FeatureSet, turned
-from model.features import FeatureExtractor
+from model.features import FeatureExtractor, tensors_of
 from model.labels import IGNORED, LabelledImage, LabelledPixels
 from model.patches import patches_of
 
@@ -206,8 +207,6 @@ def test_a_file_that_was_cut_short_is_made_anew(extractor, image, tmp_path, left
 
 @pytest.mark.parametrize("content", [b"", b"x" * 5000, "foreign"])
 def test_a_file_of_anything_else_is_made_anew(extractor, image, tmp_path, content):
-    from safetensors.torch import save_file
-
     (file,) = FeatureCache(tmp_path).features_of(extractor, "m", image, PLAN)
     path = file.path
     path.unlink()
@@ -226,7 +225,7 @@ def test_a_full_disk_is_one_sentence_leaves_no_part_and_keeps_what_was_there(
     cache = FeatureCache(tmp_path)
     (kept,) = cache.features_of(extractor, "m", image, PLAN)
     with (
-        pytest.raises(ModelError, match=r"could not be kept in .*; free some disk"),
+        pytest.raises(ModelError, match=r"could not be kept in .*; make room"),
         files_of_at_most(100_000),
     ):
         cache.features_of(extractor, "m", placed(image, "b"), PLAN)
@@ -245,7 +244,7 @@ def test_a_disk_that_is_really_full_is_the_same_sentence(extractor, image, tmp_p
         pytest.skip("mounting is not allowed here")
     try:
         cache = FeatureCache(tmp_path)
-        with pytest.raises(ModelError, match="free some disk") as told:
+        with pytest.raises(ModelError, match="make room") as told:
             for number in range(100):
                 cache.features_of(extractor, "m", placed(image, str(number)), PLAN)
         assert "\n" not in str(told.value) and list(tmp_path.glob("*.part")) == []
@@ -269,11 +268,13 @@ def test_what_a_killed_run_left_is_cleared_away_and_what_is_in_the_making_stays(
     extractor, image, tmp_path
 ):
     old, fresh = tmp_path / "aa.1.part", tmp_path / "bb.2.part"
-    old.write_bytes(b"half")
-    fresh.write_bytes(b"half")
+    of_the_library = tmp_path / ".tmpAbCdEf"
+    for path in (old, fresh, of_the_library):
+        path.write_bytes(b"half")
     os.utime(old, (1, 1))
+    os.utime(of_the_library, (1, 1))
     FeatureCache(tmp_path).features_of(extractor, "m", image, PLAN)
-    assert not old.exists() and fresh.exists()
+    assert not old.exists() and not of_the_library.exists() and fresh.exists()
 
 
 def test_two_runs_may_use_one_cache_at_once(extractor, image, tmp_path):
@@ -339,3 +340,33 @@ def test_turned_patches_turn_truth_and_features_alike(extractor, image, tmp_path
         assert torch.equal(turned(codes[0], way), told[0])
         seen.add(way)
     assert seen == set(range(8))
+
+
+@pytest.mark.parametrize("written", ["no maps", "fewer rows", "other channels"])
+def test_a_file_that_another_version_wrote_is_made_anew(extractor, image, tmp_path, written):
+    cache = FeatureCache(tmp_path)
+    (file,) = cache.features_of(extractor, "model", image, PLAN)
+    whole = load_file(file.path)
+    other = {
+        "no maps": {"embeddings": whole["embeddings"]},
+        "fewer rows": {name: part[:1].contiguous() for name, part in whole.items()},
+        "other channels": whole | {"0": whole["0"][:, :2].contiguous()},
+    }[written]
+    save_file(other, file.path)
+    (again,) = FeatureCache(tmp_path).features_of(extractor, "model", image, PLAN)
+    found = load_file(again.path)
+    assert found.keys() == whole.keys()
+    assert all(torch.equal(found[name], whole[name]) for name in whole)
+
+
+def test_a_folder_that_is_a_file_is_one_sentence_and_stays(extractor, image, tmp_path):
+    (tmp_path / "cache").write_text("mine")
+    with pytest.raises(ModelError, match=r"features could not be kept in .*cache .*make room"):
+        FeatureCache(tmp_path / "cache").features_of(extractor, "model", image, PLAN)
+    assert (tmp_path / "cache").read_text() == "mine"
+
+
+@pytest.mark.parametrize("limit", [0.0, -1.0, float("nan")])
+def test_a_bound_that_is_none_is_refused(tmp_path, limit):
+    with pytest.raises(ModelError, match="--cache-gib must be above 0"):
+        FeatureCache(tmp_path, limit)

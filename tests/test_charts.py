@@ -67,3 +67,15 @@ def test_dots_have_a_panel_each_and_a_colour_per_group(tmp_path):
     assert picture(tmp_path / "4").shape[1] > picture(tmp_path / "1").shape[1]
     shown = {tuple(c) for c in picture(tmp_path / "1").reshape(-1, 3).tolist()}
     assert {(0, 0x72, 0xB2), (0xD5, 0x5E, 0)} <= shown
+
+
+def test_a_legend_of_many_groups_is_not_cut_and_knows_groups_of_any_panel(tmp_path):
+    groups = [f"blocks {b}, {c}" for b in ("1", "0,1,2") for c in ("conditioned", "unconditioned")]
+    dots = [Dot("with the stem", "stem alone", "stem", 0.7, 0.68, 0.75)]
+    dots += [Dot("without the stem", "50", group, 0.5, 0.4, 0.6) for group in groups]
+    draw_dots(tmp_path / "many", dots, "timestep", "mean Dice")
+    seen = picture(tmp_path / "many")
+    assert (seen[:, :3] == 255).all()
+    assert (seen[:, -3:] == 255).all()
+    below = {tuple(c) for c in seen[int(len(seen) * 0.78) :].reshape(-1, 3).tolist()}
+    assert {(0, 0x72, 0xB2), (0xD5, 0x5E, 0), (0, 0x9E, 0x73)} <= below

@@ -134,7 +134,10 @@ def test_a_fine_tuned_model_is_made_by_a_flag(tiles, tiny_model):
     command = ("--head", "dots", "--model", tiny_model, "--tiles", tiles, "--finetune", *QUICK)
     told = cli("train", "tuned", *command)
     assert told.exit_code == 0, told.output
-    assert list(read_card(models_home() / "tuned").heads) == ["dots"]
+    assert "fine-tuning was" in told.stdout  # better, or no better
+    kept = "fine-tuning was no better" in told.stdout
+    heads = list(read_card(models_home() / "tuned").heads)
+    assert heads == (["first", "dots"] if kept else ["dots"])
     assert "choose a new name for the fine-tuned model" in refused("train", "tuned", *command)
 
 
@@ -241,7 +244,9 @@ def test_a_bad_name_of_a_head_is_refused_before_labels_are_read(head, tiny_model
         (("mine", "--head", "h", "--steps", "0"), "at least 1 step"),
         (("mine", "--head", "h", "--batch-size", "0"), "1 patch per step"),
         (("mine", "--head", "h", "--learning-rate", "-1"), "learning rate must be above 0"),
-        (("mine", "--head", "h", "--seed", "-1"), "a seed from 0"),
+        (("mine", "--head", "h", "--batch-size", "100000"), "at most 256 patches per step"),
+        (("mine", "--head", "h", "--seed", "-1"), "a whole number from 0 to 2^63 - 1; got -1"),
+        (("mine", "--head", "h", "--seed", "9" * 20), "a whole number from 0 to 2^63 - 1"),
         (("mine", "--head", "h", "--model", "nosuch"), "no model 'nosuch'"),
     ],
 )
@@ -343,3 +348,52 @@ def test_annotations_drawn_in_qupath_are_trained_on_and_the_head_runs_there(
     ran = python(*program, "run", project, "--model", "mine", "--heads", "h", "--backend",
                  "paquo", "--device", "cpu", "--min-object", "1")  # fmt: skip
     assert "1 done / 0 skipped / 0 failed" in ran
+
+
+@pytest.mark.parametrize("mpp", ["0", "-1", "nan", "inf", "90", "1e-9"])
+def test_a_pixel_size_that_no_tile_has_is_one_sentence(tiles, tiny_model, mpp):
+    told = refused("train", "mine", "--head", "h", "--model", tiny_model, "--tiles", tiles,
+                   "--tile-mpp", mpp)  # fmt: skip
+    assert "pass another --tile-mpp" in told
+
+
+@pytest.mark.parametrize("mpp", ["0", "-1", "nan", "inf"])
+def test_a_pixel_size_that_no_slide_has_is_one_sentence(annotated, tiny_model, mpp):
+    told = refused("train", "mine", "--head", "h", "--model", tiny_model, "--project", annotated,
+                   "--backend", "portable", "--mpp", mpp)  # fmt: skip
+    assert "mpp must be in 0.01..100 um" in told
+
+
+@pytest.mark.parametrize("command", ["evaluate", "ablate"])
+def test_a_folder_that_cannot_be_written_into_is_said_before_the_work(
+    annotated, tiny_model, tmp_path, command
+):
+    (tmp_path / "file").write_text("mine")
+    head = ("--head", "first") if command == "evaluate" else ()
+    told = refused(command, *head, "--model", tiny_model, "--project", annotated, "--backend",
+                   "portable", "--output", tmp_path / "file" / "out")  # fmt: skip
+    assert "cannot write into" in told and "pass another with --output" in told
+    assert not (models_home().parent / "cache").exists()  # no feature was computed for nothing
+
+
+def test_a_set_of_blocks_named_twice_is_tried_once(annotated, tiny_model, tmp_path):
+    told = cli("ablate", "--model", tiny_model, "--project", annotated, "--backend", "portable",
+               "--timesteps", "50", "--blocks", "0;0", "--steps", "2", "--device", "cpu",
+               "--output", tmp_path / "out")  # fmt: skip
+    assert told.exit_code == 0, told.output
+    assert len((tmp_path / "out" / "ablation.tsv").read_text().splitlines()) == 1 + 1 + 2 * 2
+
+
+def test_a_name_with_a_line_break_is_shown_on_one_line(annotated, tiny_model):
+    text = regions_of(annotated).read_text(encoding="utf-8").replace('"Tumor"', '"Tu\\nmor"')
+    regions_of(annotated).write_text(text, encoding="utf-8")
+    told = refused("train", "mine", "--head", "h", "--model", tiny_model, "--project", annotated,
+                   "--backend", "portable")  # fmt: skip
+    assert r"cannot be named 'Tu\nmor'" in told
+
+
+def test_a_slide_that_is_gone_is_named_with_the_remedy(annotated, tiny_model):
+    (annotated.parent / "bild.tif").unlink()
+    told = refused("train", "mine", "--head", "h", "--model", tiny_model, "--project", annotated,
+                   "--backend", "portable")  # fmt: skip
+    assert "bild.tif is not there" in told and "put it back, or show QuPath its new place" in told

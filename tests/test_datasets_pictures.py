@@ -1,5 +1,7 @@
 """Picture files as arrays, and their change of resolution."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -129,3 +131,9 @@ def test_a_vote_or_a_middle_gives_no_code_that_was_not_there(seed):
     for factor in (0.3, 0.5, 1.3):
         assert set(np.unique(voted_codes(codes, factor))) <= {1, 4, 255}
         assert set(np.unique(scaled_codes(codes, factor))) <= {1, 4, 255}
+
+
+@pytest.mark.parametrize("factor", [1e6, math.nan, math.inf])
+def test_a_picture_is_not_enlarged_beyond_what_a_machine_holds(factor):
+    with pytest.raises(ModelError, match="cannot be enlarged"):
+        scaled_rgb(np.zeros((60, 60, 3), np.uint8), factor)

@@ -12,6 +12,7 @@ from qupath_bridge.demo import overlay
 from qupath_bridge.demo.overlay import draw_overlay
 from qupath_bridge.detections import Detection
 from qupath_bridge.geometry import Region
+from qupath_bridge.overlay import tint, veil
 
 SCALE = 10.0
 RED, GREEN = (200, 0, 0), (0, 160, 0)
@@ -51,7 +52,7 @@ def test_drawing_changes_neither_thumbnail_nor_anything_else(thumbnail: np.ndarr
 
 
 def test_a_detection_is_tinted_where_it_lies_and_nowhere_else(thumbnail: np.ndarray) -> None:
-    tinted = overlay._tint(thumbnail, [detection(RED, box(1000, 400, 2000, 1200))], SCALE)
+    tinted = tint(thumbnail, [detection(RED, box(1000, 400, 2000, 1200))], SCALE)
     changed = (tinted != thumbnail).any(axis=2)
     rows, cols = np.nonzero(changed)
     assert (rows.min(), rows.max() + 1, cols.min(), cols.max() + 1) == pytest.approx(
@@ -69,7 +70,7 @@ def test_a_hole_stays_empty_and_what_lies_in_it_keeps_its_colour(thumbnail: np.n
         [detection(RED, ring), detection(GREEN, inner)],
         [detection(GREEN, inner), detection(RED, ring)],
     ):
-        tinted = overlay._tint(thumbnail, found, SCALE).astype(int)
+        tinted = tint(thumbnail, found, SCALE).astype(int)
         assert (tinted[70, 70] == thumbnail[70, 70]).all()
         assert tinted[40, 40, 0] > tinted[40, 40, 1] + 60
         assert tinted[100, 100, 1] > tinted[100, 100, 0] + 40
@@ -77,7 +78,7 @@ def test_a_hole_stays_empty_and_what_lies_in_it_keeps_its_colour(thumbnail: np.n
 
 def test_what_lies_outside_the_regions_fades(thumbnail: np.ndarray) -> None:
     parts = MultiPolygon([box(0, 0, 1000, 2000), box(2000, 0, 3000, 2000)])
-    veiled = overlay._veil(thumbnail, regions(parts), SCALE)
+    veiled = veil(thumbnail, regions(parts), SCALE)
     assert (veiled[:, 5:95] == thumbnail[:, 5:95]).all()
     assert (veiled[:, 105:195].mean() > thumbnail.mean() + 20).all()
 

@@ -13,12 +13,13 @@ from tiny_models import SPEC, halves, tiny_backbone, two_textures
 from model import ModelError, load_segmenter, read_card
 from model.cache import PatchPlan
 from model.card import models_home
+from model.errors import DivergedError
 from model.feature_choice import FeatureChoice
 from model.feature_set import turned
 from model.features import FeatureExtractor
 from model.finetune import finetune, live_patches, start_afresh
 from model.head import Head
-from model.lessons import HeadTraining, Lessons
+from model.lessons import Epoch, HeadTraining, Lessons, Trained
 from model.library import verify_model
 from model.new_head import HeadRequest, NewHead, train_new_head
 from model.patches import patches_of
@@ -171,3 +172,46 @@ def test_a_unet_that_starts_afresh_has_other_weights_that_a_seed_decides():
     triples = [triple for triple in pairs if triple[0].ndim > 1]
     assert all(torch.equal(a, b) and not torch.equal(a, c) for a, b, c in triples)
     assert not any(torch.equal(a, old) for (a, _, _), old in zip(triples, before, strict=True))
+
+
+def test_fine_tuning_that_is_no_better_keeps_the_frozen_head_and_unet_and_says_so(
+    tiny_model, monkeypatch
+):
+    said: list[str] = []
+    request = HeadRequest(
+        "kept", "dots", str(tiny_model), training=QUICK, variants=1, finetune=True, device="cpu"
+    )
+    worse = [replace(row, mean_dice=-1.0) for row in (Epoch(1, 0.1, 0.1, 0.1),)]
+
+    def spoiling(extractor, head, lessons, settings, tell) -> Trained:
+        for p in [*extractor.backbone.unet.up_blocks.parameters(), *head.parameters()]:
+            p.data.add_(1)
+        return Trained(head, worse, 1)
+
+    monkeypatch.setattr("model.finetune.finetune", spoiling)
+    made = train_new_head(request, two_textures(), said.append)
+    assert not made.tuned and "fine-tuning was no better, so the frozen U-Net" in said[-1]
+    assert made.card.training["fine-tuning"] == said[-1]
+    before, after = (read_tensors(folder / UNET) for folder in (tiny_model, made.folder))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    plain = train_new_head(
+        replace(request, model="plain", finetune=False), two_textures(), said.append
+    )
+    heads = [(m.folder / "heads/dots.safetensors").read_bytes() for m in (made, plain)]
+    assert heads[0] == heads[1]
+    assert set(verify_model("kept").heads) == {"first", "dots"}  # the base's heads fit still
+
+
+def test_fine_tuning_that_diverges_keeps_the_frozen_head(tiny_model, monkeypatch):
+    def diverges(*args: object) -> Trained:
+        raise DivergedError("the loss is not a number at step 1")
+
+    monkeypatch.setattr("model.finetune.finetune", diverges)
+    made = tuned(tiny_model, model="saved")
+    assert not made.tuned and "not a number at step 1" in made.trained.note
+    verify_model("saved")
+
+
+def test_fine_tuning_that_is_better_says_by_how_much(made):
+    assert made.tuned and "fine-tuning was better: held-out mean Dice" in made.trained.note
+    assert made.summary().startswith("head fine-tuned on")

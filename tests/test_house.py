@@ -19,6 +19,9 @@ HOMES = {
     "skimage": "model",
     "matplotlib": "model/charts",
     "yaml": "model",
+    "flask": "qupath_bridge/server",
+    "werkzeug": "qupath_bridge/server",
+    "waitress": "qupath_bridge/server",
 }
 # Looks at versions and devices, and so touches what it looks at.
 EXCEPTIONS = {("qupath_bridge/doctor.py", "torch"), ("qupath_bridge/doctor.py", "openslide")}
@@ -54,6 +57,12 @@ def test_a_foreign_library_has_one_home(library):
 def test_the_model_knows_nothing_of_the_bridge():
     for path in (ROOT / "model").rglob("*.py"):
         assert not any(name.startswith("qupath_bridge") for name in imports_of(path)), path
+
+
+def test_the_process_of_the_server_loads_no_deep_learning():
+    heavy = ("model.segmenter", "model.weights", "model.train", "model.features", "model.encoder")
+    for path in (ROOT / "qupath_bridge" / "server").rglob("*.py"):
+        assert not any(name in heavy or name == "model" for name in imports_of(path)), path
 
 
 def test_the_rules_look_at_something():

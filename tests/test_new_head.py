@@ -303,3 +303,37 @@ def test_few_images_are_stained_several_times_and_many_once(tiny_model):
     assert few == PatchPlan(64, 48, 8, 4, 0)
     assert _patch_plan(ask(None, variants=0), card, 3000, labels).variants == 1
     assert _patch_plan(ask(None, variants=7), card, 3000, labels).variants == 7
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_head_that_another_command_put_in_meanwhile_is_not_lost(tiny_model, monkeypatch, there):
+    base = None if there else tiny_model
+    if there:
+        train(ask(tiny_model, head="old"))
+    write, overtaken = save_head_of_new_head(), []
+
+    def overtake(*args: object) -> None:
+        if not overtaken:
+            overtaken.append(True)
+            train(ask(base, head="theirs"))
+        write(*args)
+
+    monkeypatch.setattr("model.new_head.save_head", overtake)
+    with pytest.raises(ModelError, match=r"another command has (made|changed) the model mine"):
+        train(ask(base, head="ours"))
+    assert set(verify_model("mine").heads) == {"first", "theirs"} | ({"old"} if there else set())
+    steps = []
+    train(ask(None, head="ours") if there else ask(tiny_model, head="ours"), tell=steps_into(steps))
+    assert steps == []  # it went on from where it stood: at the end
+    assert {"theirs", "ours"} <= set(verify_model("mine").heads)
+    assert all(p.startswith("models/mine/") for p in left_behind())
+
+
+def save_head_of_new_head():
+    from model.weights import save_head
+
+    return save_head
+
+
+def steps_into(found: list[int]):
+    return lambda stage, done, total: found.append(done) if stage == "train" else None

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from shapely.geometry import Polygon, box, mapping, shape
-from tiny_model import TILE_M, write_tiny_model
+from tiny_models import TILE_M, write_sure_model
 
 from model import load_segmenter, read_card
 from model.errors import ModelError
@@ -71,7 +71,7 @@ def two_images(tmp_path, make_project, write_tiff, drawn_pixels) -> Path:
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny"
-    write_tiny_model(folder)
+    write_sure_model(folder)
     return folder
 
 
@@ -216,7 +216,7 @@ def test_what_is_not_there_is_named(two_images, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("count", 0), ("size_um", float("nan")), ("candidates", 0)]
+    ("name", "value"), [("count", 0), ("size_um", float("nan")), ("candidates", 0), ("seed", -1)]
 )
 def test_settings_out_of_range_are_refused(name, value):
     with pytest.raises(SettingsError, match=name):

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from shapely.geometry import box, shape
-from tiny_model import write_tiny_model
+from tiny_models import write_sure_model
 
 from qupath_bridge.detections import is_ours, is_suggestion
 
@@ -114,7 +114,7 @@ def foreign(content: dict[str, Any]) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny"
-    write_tiny_model(folder)
+    write_sure_model(folder)
     return folder
 
 

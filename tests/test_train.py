@@ -267,7 +267,9 @@ def test_any_number_of_steps_can_be_trained(steps):
     [
         ({"steps": 0}, "at least 1 step"),
         ({"batch": 0}, "1 patch per step"),
-        ({"seed": -1}, "a seed from 0"),
+        ({"batch": 257}, "at most 256 patches per step"),
+        ({"seed": -1}, "a whole number from 0"),
+        ({"seed": 2**63}, "a whole number from 0"),
         ({"learning_rate": 0.0}, "learning rate must be above 0; got 0"),
         ({"learning_rate": math.nan}, "learning rate must be above 0; got nan"),
     ],

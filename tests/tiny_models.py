@@ -88,17 +88,34 @@ def tiny_card(name: str = "tiny") -> ModelCard:
     )
 
 
-def write_tiny_model(folder: Path, name: str = "tiny", seed: int = 0) -> ModelCard:
-    """Write a sealed model with one head, `first`; return its card."""
+def write_tiny_model(
+    folder: Path,
+    name: str = "tiny",
+    seed: int = 0,
+    heads: tuple[str, ...] = ("first",),
+    sharpness: float = 1.0,
+) -> ModelCard:
+    """Write a sealed model with these heads, of CLASSES each; return its card.
+
+    sharpness: factor of the last layer; random heads of 1 are about as unsure everywhere.
+    """
     backbone = tiny_backbone(seed)
     save_backbone(folder, backbone)
-    head = Head(backbone.feature_channels(SPEC), len(CLASSES), WIDTH)
-    save_head(folder, "first", head)
+    channels = backbone.feature_channels(SPEC)
+    for one in heads:
+        head = Head(channels, len(CLASSES), WIDTH)
+        head.classify.weight.data *= sharpness
+        save_head(folder, one, head)
     sealed = seal(folder, tiny_card(name))
-    card = HeadCard(CLASSES, head.feature_channels, WIDTH, backbone=sealed.backbone)
-    complete = replace(sealed, heads={"first": card})
+    card = HeadCard(CLASSES, channels, WIDTH, backbone=sealed.backbone)
+    complete = replace(sealed, heads=dict.fromkeys(heads, card))
     write_card(folder, complete)
     return complete
+
+
+def write_sure_model(folder: Path, heads: tuple[str, ...] = ("tissue", "glands")) -> ModelCard:
+    """Write a tiny model whose heads are sure of what they say; return its card."""
+    return write_tiny_model(folder, heads=heads, sharpness=20)
 
 
 def halves(seed: int, side: int = 96) -> LabelledPixels:

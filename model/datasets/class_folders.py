@@ -52,8 +52,13 @@ def read_class_folders(
     nothing tells which slide it is from.
 
     Raises:
-        ModelError: there is no folder of a class, or one has no picture.
+        ModelError: there is no folder of a class, one has no picture, or no tile has that
+            pixel size.
     """
+    if not 0.01 <= tile_mpp <= 10:  # also catches NaN
+        raise ModelError(
+            f"tiles have a pixel size of 0.01 to 10 um, not {tile_mpp:g}; pass another --tile-mpp"
+        )
     tiles = {place.name: pictures_in(place) for place in _class_folders(folder)}
     empty = [name for name, paths in tiles.items() if not paths]
     if empty:

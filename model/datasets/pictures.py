@@ -127,8 +127,17 @@ def voted_codes(codes: np.ndarray, factor: float) -> np.ndarray:
 def _size_and_box(
     plane: np.ndarray, factor: float
 ) -> tuple[tuple[int, int], tuple[float, float, float, float]]:
-    """Return (width, height) of the result, and the part of the source that it shows."""
+    """Return (width, height) of the result, and the part of the source that it shows.
+
+    Raises:
+        ModelError: that would be more than a machine holds.
+    """
     height, width = plane.shape[:2]
+    if not width * height * factor**2 <= MOST_PIXELS:  # also catches NaN
+        raise ModelError(
+            f"a picture of {width} x {height} pixels cannot be enlarged {factor:g} times; look at"
+            " the pixel size that it is said to have"
+        )
     # A little more than nothing: 2000 * 0.25 / 0.5 must not become 999 by rounding.
     size = (max(1, int(width * factor + 1e-6)), max(1, int(height * factor + 1e-6)))
     return size, (0.0, 0.0, min(width, size[0] / factor), min(height, size[1] / factor))

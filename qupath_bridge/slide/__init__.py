@@ -37,6 +37,7 @@ READERS: tuple[tuple[str, Opener], ...] = (
 
 FINEST_UM, COARSEST_UM = 0.01, 100.0
 MOST_OBLONG = 2.0
+MPP_OPTION = " or pass --mpp"
 PIXEL_SIZE_REMEDY = "set it in QuPath (Image tab, double-click the pixel size)"
 
 
@@ -128,7 +129,7 @@ def check_mpp(mpp: Mpp | None, path: Path) -> Mpp:
         PixelSizeError: there is none, or a microscope cannot have made it.
     """
     if mpp is None:
-        raise PixelSizeError(f"{path} has no pixel size; {PIXEL_SIZE_REMEDY} or pass --mpp")
+        raise PixelSizeError(f"{path} has no pixel size; {PIXEL_SIZE_REMEDY}{MPP_OPTION}")
     possible = all(math.isfinite(um) and FINEST_UM <= um <= COARSEST_UM for um in mpp)
     if not possible or max(mpp) > MOST_OBLONG * min(mpp):
         raise PixelSizeError(
@@ -146,7 +147,10 @@ def _check_file(path: Path) -> None:
         with path.open("rb"):
             pass
     except FileNotFoundError as error:
-        raise SlideError(f"{path} is not there: moved, renamed or deleted") from error
+        raise SlideError(
+            f"{path} is not there: moved, renamed or deleted; put it back, or show"
+            " QuPath its new place (open the project there)"
+        ) from error
     except PermissionError as error:
         raise SlideError(f"{path} may not be read: allow this user to read it") from error
     except OSError as error:

@@ -1,0 +1,15 @@
+// Puts what a run without QuPath found in this image into it.
+
+def home = System.getenv('QUPATH_PATHSEGDIFF_HOME') ?:
+    ['@HOME@', "${System.getProperty('user.home')}/.qupath-pathsegdiff"].find { new File(it, 'groovy').directory }
+if (!new File(home ?: '', 'groovy/InQuPath.groovy').file) {
+    def sentence = 'PathSegDiff: error: this script is not installed here; run "qupath-pathsegdiff scripts install"'
+    println(sentence)  // where QuPath's window shows it
+    System.err.println(sentence)
+    return
+}
+def loader = new GroovyClassLoader(getClass().classLoader)
+loader.addClasspath("$home/groovy")
+def qupath = loader.loadClass('InQuPath').getConstructor(Script, File).newInstance(this, new File(home))
+
+qupath.run { qupath.importResults() }

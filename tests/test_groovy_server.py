@@ -1,0 +1,149 @@
+"""The scripts' shared part, run by a real Groovy, with the real server that it starts itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from groovy_process import Groovy
+
+pytestmark = pytest.mark.timeout(600)  # the worker loads torch
+
+BEGIN = """def said = []
+def client = new PathSegDiff(new File(home), { said << it.toString() })
+"""
+
+
+@pytest.fixture(scope="module")
+def module_home(tmp_path_factory, tiny_model) -> Iterator[Path]:
+    """Return a home with a tiny model and what `scripts install` puts there."""
+    root = tmp_path_factory.mktemp("server")
+    home, user_dir = root / "Heim ü", root / "v0.5"
+    user_dir.mkdir()
+    shutil.copytree(tiny_model, home / "models" / "tiny")
+    options = ["serve", "--port", "0", "--root", str(root.parent), "--device", "cpu"]
+    (home / "launcher.json").write_text(json.dumps({"command": options, "version": "0"}))
+    command(home, "scripts", "install", "--user-dir", user_dir)
+    yield home
+    stop(home, signal.SIGTERM)
+
+
+def command(home: Path, *arguments: object) -> None:
+    argv = [sys.executable, "-m", "qupath_bridge", *map(str, arguments)]
+    environment = {**os.environ, "QUPATH_PATHSEGDIFF_HOME": str(home)}
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def pid_of(home: Path) -> int:
+    return int(json.loads((home / "connection.json").read_text(encoding="utf-8"))["pid"])
+
+
+def stop(home: Path, how: signal.Signals) -> None:
+    with suppress(OSError):
+        os.kill(pid_of(home), how)
+
+
+def call(groovy: Groovy, home: Path, code: str, **variables: Any) -> Any:
+    whole = f"{BEGIN}[({{ -> {code} }}).call(), said]"
+    return groovy(whole, shared=home / "groovy", home=str(home), **variables)
+
+
+def request_for(project: Path) -> dict[str, Any]:
+    """Return a job for the first image of a project, its regions as they were exported."""
+    entry = json.loads(project.read_text(encoding="utf-8"))["images"][0]
+    builder = entry["serverBuilder"]
+    regions = project.parent / "pathsegdiff" / "1" / "regions.geojson"
+    image = {
+        "uri": builder["uri"],
+        "name": entry["imageName"],
+        "width": 640,
+        "height": 512,
+        "pixelSizeMicrons": {"w": 0.5, "h": 0.5},
+        "serverBuilder": builder,
+    }
+    return {
+        "kind": "segment",
+        "image": image,
+        "regions": json.loads(regions.read_text(encoding="utf-8")),
+        "model": "tiny",
+    }
+
+
+def test_two_scripts_at_once_start_one_server(groovy, module_home):
+    code = """def clients = (1..2).collect { new PathSegDiff(new File(home), { }) }
+        def found = [].asSynchronized()
+        def connect = { c ->
+            try { c.connect(); found << c.connection.pid } catch (Throwable e) { found << e }
+        }
+        clients.collect { c -> Thread.start { connect(c) } }*.join()
+        found"""
+    found, _ = call(groovy, module_home, code)
+    assert found == [pid_of(module_home)] * 2
+
+
+def test_a_killed_server_is_started_again_and_the_job_gives_what_run_gives(
+    groovy, module_home, small_project
+):
+    code = """client.connect()
+        def id = client.submit(request).id
+        boolean killed = false
+        client.await(id, { job ->
+            if (!killed) {
+                killed = true
+                def server = ProcessHandle.of(client.connection.pid as long).get()
+                server.destroyForcibly()
+                server.onExit().get()
+            }
+        })
+        [client.detections(id).withCloseable { it.getText('UTF-8') }, client.classAreas(id)]"""
+    (text, areas), said = call(groovy, module_home, code, request=request_for(small_project))
+    assert any("went away" in line for line in said)
+    run = ["run", small_project, "--backend", "portable", "--model", "tiny", "--device", "cpu"]
+    command(module_home, *run)
+    folder = small_project.parent / "pathsegdiff" / "1"
+    wanted = json.loads((folder / "detections.geojson").read_text(encoding="utf-8"))["features"]
+    assert wanted
+    for feature in wanted:
+        del feature["properties"]["metadata"]
+    assert json.loads(text)["features"] == wanted
+    rows = json.loads((folder / "result.json").read_text(encoding="utf-8"))["rows"]
+    measured = call(groovy, module_home, "PathSegDiff.measurementsOf(rows)", rows=rows)[0]
+    assert areas["measurements"] == measured
+    assert [row["areaUm2"] for row in areas["rows"]] == [row["area_um2"] for row in rows]
+
+
+def test_the_page_is_reached_by_an_address_that_holds_no_token(groovy, module_home):
+    url, _ = call(groovy, module_home, "client.connect(); client.page()")
+    token = json.loads((module_home / "connection.json").read_text(encoding="utf-8"))["token"]
+    assert url.startswith("http://127.0.0.1:") and "#code=" in url and token not in url
+
+
+def test_an_idle_server_of_another_version_is_restarted(groovy, module_home, tmp_path):
+    """The shared file is one of a newer installation, and so is what it would start."""
+    code = "client.connect()"
+    call(groovy, module_home, code)
+    before = pid_of(module_home)
+    file = module_home / "connection.json"
+    newer = tmp_path / "groovy"
+    shutil.copytree(module_home / "groovy", newer)
+    shared = newer / "PathSegDiff.groovy"
+    text = shared.read_text().replace("VERSION = '", "VERSION = '9.", 1)
+    shared.write_text(text)
+    launcher = json.loads((module_home / "launcher.json").read_text(encoding="utf-8"))
+    launcher["version"] = "9." + launcher["version"]
+    (module_home / "launcher.json").write_text(json.dumps(launcher), encoding="utf-8")
+    tried = "try { client.connect() } catch (Exception e) { said << e.message }\nsaid"
+    said = groovy(BEGIN + tried, shared=newer, home=str(module_home))
+    assert any("is restarted" in line for line in said)
+    assert file.exists() and pid_of(module_home) != before
+    assert "scripts install" in said[-1]  # what was started is still of the old version
