@@ -88,7 +88,7 @@ class Engine:
     def _tracers(
         self, slide: Slide, region: Region, scale: Scale, advance: Advance
     ) -> Iterator[tuple[str, HeadTracer]]:
-        """Return each head's objects of a region: every tile is scored once for all heads."""
+        """Yield each head with what traces it in a region; a tile is scored once for all heads."""
         outline_m = scale.to_m(region.outline_l0)
         tiles = tiles_of(outline_m, self.plan)
         tracers = {
