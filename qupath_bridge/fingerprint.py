@@ -14,6 +14,9 @@ from qupath_bridge.settings import RunSettings
 from qupath_bridge.slide import Slide
 from qupath_bridge.store import Made
 
+ENGINE = 2
+"""Raised whenever the same model and settings find other objects than before; 2: in bands."""
+
 
 def made_from(
     card: ModelCard,
@@ -30,6 +33,7 @@ def made_from(
         settings=settings.deciding() | {"mpp": pixel_size},
         slide=_slide(slide.path),
         regions=_regions(regions),
+        engine=ENGINE,
     )
 
 

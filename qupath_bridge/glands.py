@@ -1,4 +1,8 @@
-"""Whole glands from a head that knows a gland's inside and its border."""
+"""Whole glands from a head that knows a gland's inside and its border.
+
+Glands grow from their insides until they meet, wherever that is, so this takes the whole map of a
+region: 7 bytes a cell, and more while they grow. Other heads are traced in bands.
+"""
 
 from __future__ import annotations
 

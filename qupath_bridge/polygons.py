@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import rasterio
-import rasterio.features
 import shapely
-from scipy import ndimage
 from shapely.geometry import Polygon
 from shapely.geometry.base import BaseGeometry
 
-from qupath_bridge.components import absorb_small
+from qupath_bridge.components import ComponentGraph
 from qupath_bridge.errors import SettingsError
-from qupath_bridge.fusion import NODATA, ClassMap
-from qupath_bridge.outlines import outline_cells
+from qupath_bridge.fusion import ClassMap, MapFrame
+from qupath_bridge.outlines import Outlined, outlined
+from qupath_bridge.rim import id_strips
+from qupath_bridge.strips import QUANTUM, PackedStrip, StripBuffer, framed, packed, strip_rows
 
-FULL = np.ones((3, 3), bool)  # a cell and all that touch it
-REACH = 4  # steps over cell sides from a cell in the region to the farthest that must have a class
 SLIVER = 1e-5  # of the region's area
-BAND = 256  # rows
 
 
 @dataclass(frozen=True)
@@ -47,13 +44,60 @@ class TracedObject:
     """One connected object of one class.
 
     outline_m: in model pixels. probability: of its class, and entropy: of all classes'
-    probabilities, 0..1, each the mean over its cells of that class.
+    probabilities, 0..1, each the mean over its cells of that class; of all of it, where the region
+    cuts it in parts.
     """
 
     code: int
     outline_m: Polygon
     probability: float
     entropy: float
+
+
+class Tracer:
+    """Traces the objects of a region from the bands of its class map, from the top.
+
+    What it holds is packed runs of cells until all bands are there, then the outlines that are not
+    complete. It works in strips of its own, so the bands may have any height.
+    """
+
+    def __init__(
+        self,
+        frame: MapFrame,
+        outline_m: BaseGeometry,
+        model_mpp: float,
+        settings: PolygonSettings,
+    ) -> None:
+        cell_um = model_mpp * frame.cell_m
+        self._frame, self._outline_m = framed(frame), outline_m
+        self._tolerance_cells = settings.simplify_um / cell_um
+        self._buffer = StripBuffer(frame, strip_rows(frame.width))
+        self._graph = ComponentGraph(
+            settings.min_object_um2 / cell_um**2, settings.min_hole_um2 / cell_um**2
+        )
+        self._strips: list[PackedStrip] = []
+
+    def add(self, band: ClassMap) -> None:
+        """Take in the next rows of the map."""
+        for strip in self._buffer.add(band):
+            self._strips.append(packed(strip, self._outline_m, self._frame, self._graph))
+
+    def objects(self) -> Iterator[TracedObject]:
+        """Yield the objects, once, from the top, as they are complete; all bands must be there."""
+        absorbed = self._graph.absorbed()
+        coming = (self._strips.pop(0) for _ in range(len(self._strips)))
+        strips = id_strips(coming, self._frame.width, absorbed)
+        for found in outlined(strips, absorbed, self._tolerance_cells):
+            yield from self._clipped(found)
+
+    def _clipped(self, found: Outlined) -> Iterator[TracedObject]:
+        cell_m = self._frame.cell_m
+        corner_m = np.array([self._frame.x_m, self._frame.y_m])
+        polygons = shapely.transform(found.polygons, lambda xy: xy * cell_m + corner_m)
+        parts, owner = _clipped(polygons, self._outline_m, min_area=cell_m**2)
+        codes, means = found.codes[owner].tolist(), (found.means.T[owner] * QUANTUM).tolist()
+        for code, part, (probability, entropy) in zip(codes, parts, means, strict=True):
+            yield TracedObject(code, part, probability, entropy)
 
 
 def trace(
@@ -65,62 +109,21 @@ def trace(
     together the objects fill the region, up to slivers below a cell at its border. Cells whose
     middle is outside of the region have no say, but where a part of the region has no such cell.
     """
-    cell_um = model_mpp * class_map.cell_m
-    codes = _codes_to_trace(class_map, outline_m, settings, cell_um**2)
-    polygons, polygon_codes = outline_cells(codes, settings.simplify_um / cell_um)
-    corner_m = np.array([class_map.x_m, class_map.y_m])
-    polygons = shapely.transform(polygons, lambda xy: xy * class_map.cell_m + corner_m)
-    parts, owner = _clipped(polygons, outline_m, min_area=class_map.cell_m**2)
-    parts, part_codes = _in_order(parts, polygon_codes[owner])
-    probabilities, entropies = _means(parts, part_codes, class_map).tolist()
-    return [
-        TracedObject(int(code), part, probability, entropy)
-        for code, part, probability, entropy in zip(
-            part_codes, parts, probabilities, entropies, strict=True
-        )
-    ]
+    return trace_bands([class_map], class_map.frame, outline_m, model_mpp, settings)
 
 
-def _codes_to_trace(
-    class_map: ClassMap, outline_m: BaseGeometry, settings: PolygonSettings, cell_um2: float
-) -> np.ndarray:
-    """Return codes uint8 [H, W] for every cell that touches the region, and a few beyond."""
-    middle_in = _burnt(outline_m, class_map, all_touched=False)
-    touched = middle_in | _burnt(outline_m, class_map, all_touched=True)
-    apart = touched & ~ndimage.binary_dilation(middle_in, FULL)  # where the region is too thin
-    known = middle_in | apart
-    codes = absorb_small(
-        np.where(known, class_map.codes, np.uint8(NODATA)),
-        settings.min_object_um2 / cell_um2,
-        settings.min_hole_um2 / cell_um2,
-    )
-    return _spread(codes, ndimage.binary_dilation(touched, FULL))
-
-
-def _burnt(outline_m: BaseGeometry, class_map: ClassMap, all_touched: bool) -> np.ndarray:
-    """Return which cells have their middle in an outline, or touch it, bool [H, W]."""
-    cell = class_map.cell_m
-    burnt = rasterio.features.rasterize(
-        [outline_m],
-        out_shape=class_map.codes.shape,
-        transform=rasterio.Affine(cell, 0, class_map.x_m, 0, cell, class_map.y_m),
-        all_touched=all_touched,
-        dtype=np.uint8,
-    )
-    return burnt.astype(bool)
-
-
-def _spread(codes: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Return codes with wanted cells that have none taking that of the nearest that has one."""
-    spread = np.pad(codes, 1, constant_values=NODATA)
-    inner = spread[1:-1, 1:-1]
-    for _ in range(REACH):
-        before = spread.copy()
-        sides = (before[:-2, 1:-1], before[1:-1, :-2], before[1:-1, 2:], before[2:, 1:-1])
-        for side in sides:
-            empty = wanted & (inner == NODATA)
-            inner[empty] = side[empty]
-    return inner
+def trace_bands(
+    bands: Iterable[ClassMap],
+    frame: MapFrame,
+    outline_m: BaseGeometry,
+    model_mpp: float,
+    settings: PolygonSettings,
+) -> list[TracedObject]:
+    """Return what `trace` does, of a map that comes in bands, from the top."""
+    tracer = Tracer(frame, outline_m, model_mpp, settings)
+    for band in bands:
+        tracer.add(band)
+    return in_order(tracer.objects())
 
 
 def _clipped(
@@ -142,47 +145,12 @@ def _clipped(
     )
 
 
-def _in_order(parts: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return polygons and codes sorted by code, then from top to bottom, then left to right."""
-    x0, y0, x1, y1 = shapely.bounds(parts).T
-    order = np.lexsort((shapely.area(parts), x1, y1, x0, y0, codes))
-    return parts[order], codes[order]
-
-
-def _means(parts: np.ndarray, codes: np.ndarray, class_map: ClassMap) -> np.ndarray:
-    """Return each part's mean probability and entropy, float64 [2, N].
-
-    Over the cells in it that have its class; where there is no such cell, those of the cell at
-    one of its points.
-    """
-    if not len(parts):
-        return np.empty((2, 0))
-    cell = class_map.cell_m
-    part = rasterio.features.rasterize(
-        zip(parts, range(1, len(parts) + 1), strict=True),
-        out_shape=class_map.codes.shape,
-        transform=rasterio.Affine(cell, 0, class_map.x_m, 0, cell, class_map.y_m),
-        dtype=np.int32,
-    )
-    code_of_part = np.insert(codes, 0, NODATA)  # part 0 is none
-    maps = (class_map.probability, class_map.entropy)
-    counts, sums = np.zeros(len(parts) + 1), np.zeros((2, len(parts) + 1))
-    for top in range(0, len(part), BAND):  # what follows takes 16 bytes a cell
-        band = slice(top, top + BAND)
-        own = np.where(code_of_part[part[band]] == class_map.codes[band], part[band], 0).ravel()
-        counts += np.bincount(own, minlength=len(counts))
-        for total, values in zip(sums, maps, strict=True):
-            total += np.bincount(own, values[band].ravel(), minlength=len(total))
-    means = _at_points(parts, class_map)
-    return np.divide(sums[:, 1:], counts[1:], out=means, where=counts[1:] > 0)
-
-
-def _at_points(parts: np.ndarray, class_map: ClassMap) -> np.ndarray:
-    """Return probability and entropy of the cell at one point of each part, float64 [2, N]."""
-    points = shapely.get_coordinates(shapely.point_on_surface(parts))
-    points -= [class_map.x_m, class_map.y_m]
-    columns, rows = (points // class_map.cell_m).astype(np.int64).T
-    height, width = class_map.codes.shape
-    inside = np.clip(rows, 0, height - 1), np.clip(columns, 0, width - 1)
-    found = (class_map.probability[inside], class_map.entropy[inside])
-    return np.stack(found).astype(np.float64)
+def in_order(objects: Iterable[TracedObject]) -> list[TracedObject]:
+    """Return objects sorted by code, then from top to bottom, then left to right."""
+    found = list(objects)
+    if not found:
+        return []
+    outlines = np.array([o.outline_m for o in found], dtype=object)
+    x0, y0, x1, y1 = shapely.bounds(outlines).T
+    order = np.lexsort((shapely.area(outlines), x1, y1, x0, y0, [o.code for o in found]))
+    return [found[i] for i in order]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,11 +14,10 @@ import numpy as np
 from model import HeadClass, ModelCard, load_segmenter
 from qupath_bridge.detections import Detection
 from qupath_bridge.errors import SlideError
-from qupath_bridge.fusion import ClassMap, Fuser
 from qupath_bridge.geometry import Mpp, Region, Scale
-from qupath_bridge.glands import has_borders, with_whole_glands
+from qupath_bridge.heads import HeadTracer
 from qupath_bridge.measurements import make_detections
-from qupath_bridge.polygons import PolygonSettings, trace
+from qupath_bridge.polygons import PolygonSettings
 from qupath_bridge.project.base import ProjectImage
 from qupath_bridge.settings import RunSettings
 from qupath_bridge.slide import Slide, open_slide
@@ -77,29 +76,34 @@ class Engine:
             SlideError: the slide cannot be read. ModelError: the model cannot be loaded.
         """
         scale = Scale.between(slide.mpp, self.card.mpp)
-        traced = partial(self._trace, slide=slide, scale=scale)
         return [
             detection
             for region in regions
-            for head, class_map in self._class_maps(slide, region, scale, advance)
-            for detection in traced(region, head, class_map)
+            for head, tracer in self._tracers(slide, region, scale, advance)
+            for detection in make_detections(
+                tracer.objects(), scale, slide.mpp, head, region, self.classes[head]
+            )
         ]
 
-    def _class_maps(
+    def _tracers(
         self, slide: Slide, region: Region, scale: Scale, advance: Advance
-    ) -> Iterator[tuple[str, ClassMap]]:
-        """Return each head's class map of a region: every tile is scored once for all heads."""
+    ) -> Iterator[tuple[str, HeadTracer]]:
+        """Yield each head with what traces it in a region; a tile is scored once for all heads."""
         outline_m = scale.to_m(region.outline_l0)
         tiles = tiles_of(outline_m, self.plan)
-        fusers = {h: Fuser(self.plan, outline_m, len(self.classes[h])) for h in self.heads}
+        tracers = {
+            head: HeadTracer(self.plan, outline_m, classes, self.card.mpp, self._polygon_settings)
+            for head, classes in self.classes.items()
+        }
         for batch, pixels in self.read_ahead(slide, tiles, scale):
             scores = self.model.probabilities(pixels, [(t.x_m, t.y_m) for t in batch])
-            for head, fuser in fusers.items():
+            for head, tracer in tracers.items():
                 for tile, probabilities in zip(batch, scores[head], strict=True):
-                    fuser.add(tile, probabilities)
+                    tracer.add(tile, probabilities)
             advance(len(batch))
-        for head, fuser in fusers.items():
-            yield head, fuser.class_map()
+        while tracers:  # one by one, so that a head's map is gone before the next one's objects
+            head = next(iter(tracers))
+            yield head, tracers.pop(head)
 
     def read_ahead(
         self, slide: Slide, tiles: Sequence[Tile], scale: Scale
@@ -114,19 +118,6 @@ class Engine:
                 pixels = coming.result() if coming else read(batch)
                 coming = reader.submit(read, following) if following else None
                 yield batch, pixels
-
-    def _trace(
-        self, region: Region, head: str, class_map: ClassMap, slide: Slide, scale: Scale
-    ) -> list[Detection]:
-        classes = self.classes[head]
-        outline_m = scale.to_m(region.outline_l0)
-        codes = list(range(len(classes)))
-        if has_borders(classes):
-            cell_um, smallest = self.card.mpp * class_map.cell_m, self.settings.min_object_um2
-            class_map, codes = with_whole_glands(class_map, classes, cell_um, smallest)
-        traced = trace(class_map, outline_m, self.card.mpp, self._polygon_settings)
-        objects = [replace(found, code=codes[found.code]) for found in traced]
-        return make_detections(objects, scale, slide.mpp, head, region, classes)
 
     @property
     def _polygon_settings(self) -> PolygonSettings:

@@ -28,13 +28,17 @@ RESULT_FORMAT = 1
 
 @dataclass(frozen=True)
 class Made:
-    """What a result was made from: equal for equal results."""
+    """What a result was made from: equal for equal results.
+
+    engine: which way of making objects; results that name none are of the first.
+    """
 
     model: str
     heads: tuple[str, ...]
     settings: dict[str, Any]
     slide: str
     regions: str
+    engine: int = 1
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import ndimage
+from strips_of_cells import absorb_small, absorbed_in, split
 
-from qupath_bridge.components import absorb_small
 from qupath_bridge.fusion import NODATA
 
 quickly = settings(max_examples=60, deadline=None, derandomize=True)
@@ -64,6 +64,30 @@ def test_no_hole_below_the_limit_is_left(codes, limit):
         neighbours = [m for m in components_of(padded) if (ndimage.binary_dilation(mask) & m).any()]
         enclosed = len(neighbours) == 2 and NODATA not in around  # itself and one other
         assert mask.sum() >= limit or not enclosed
+
+
+@given(codes=maps, limit=st.integers(0, 30), hole=st.integers(0, 60), rows=st.integers(1, 15))
+@settings(max_examples=200, deadline=None, derandomize=True)
+def test_strips_of_any_height_give_the_same_as_the_whole(codes, limit, hole, rows):
+    whole, of_whole = absorbed_in(split(codes, None), limit, hole)
+    strips, of_strips = absorbed_in(split(codes, rows), limit, hole)
+    cells = [
+        np.concatenate([np.repeat(a.component[r.nodes], r.lengths) for r in runs])
+        for a, runs in ((whole, of_whole), (strips, of_strips))
+    ]
+    np.testing.assert_array_equal(*cells)
+    for field in ("codes", "counts", "sums"):
+        np.testing.assert_array_equal(getattr(whole, field), getattr(strips, field))
+
+
+@given(codes=maps, limit=st.integers(0, 30))
+@quickly
+def test_cells_that_changed_their_class_are_not_counted(codes, limit):
+    absorbed, _ = absorbed_in(split(codes, None), limit, 0)
+    unchanged = (absorb_small(codes, limit, 0) == codes) & (codes != NODATA)
+    assert absorbed.counts.sum() == unchanged.sum()
+    np.testing.assert_array_equal(absorbed.sums[0], absorbed.counts)
+    assert (absorbed.counts > 0).all()
 
 
 @given(codes=maps)

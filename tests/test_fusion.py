@@ -13,7 +13,14 @@ from scipy import ndimage, stats
 from shapely.geometry import Point, Polygon, box
 
 from qupath_bridge.errors import TilingError
-from qupath_bridge.fusion import NODATA, ClassMap, Fuser, blend_window, normalised_entropy
+from qupath_bridge.fusion import (
+    NODATA,
+    ClassMap,
+    Fuser,
+    blend_window,
+    normalised_entropy,
+    stacked,
+)
 from qupath_bridge.tiles import Tile, TilePlan, tiles_of
 
 PLAN = TilePlan(tile_m=64, stride_m=32, margin_m=8, cell_m=2)
@@ -187,19 +194,57 @@ def test_a_head_of_one_class_is_always_sure():
     assert (normalised_entropy(np.ones((1, 4, 5), np.float32)) == 0).all()
 
 
-def test_scores_are_held_for_a_row_of_tiles_not_for_the_region():
-    def peak_beyond_the_map(height: int) -> int:
+@pytest.mark.parametrize("outline", [RING, box(0, 0, 200, 90), box(33.3, 41.7, 34.1, 300.2)])
+def test_bands_one_below_the_other_are_the_map(outline):
+    whole = fuse(outline, PLAN, random_scores)
+    fuser = Fuser(PLAN, outline, 3)
+    bands = []
+    for tile in tiles_of(outline, PLAN):
+        fuser.add(tile, random_scores(tile))
+        bands += fuser.bands()
+    bands += fuser.last_bands()
+    starts = np.cumsum([0] + [len(band.codes) for band in bands]) * PLAN.cell_m
+    assert [band.y_m - fuser.frame.y_m for band in bands] == list(starts[:-1])
+    assert_same_bits(stacked(bands), whole)
+    assert whole.frame == fuser.frame
+
+
+def test_a_band_lasts_until_no_tile_can_change_it():
+    fuser = Fuser(PLAN, box(0, 0, 200, 300), 3)
+    heights = {}
+    for tile in tiles_of(box(0, 0, 200, 300), PLAN):
+        fuser.add(tile, random_scores(tile))
+        heights[tile.y_m] = heights.get(tile.y_m, 0) + sum(len(b.codes) for b in fuser.bands())
+    assert list(heights.values())[3:] == [PLAN.stride_m // PLAN.cell_m] * (len(heights) - 3)
+
+
+def test_rows_between_parts_far_apart_take_no_memory():
+    far_apart = shapely.union_all([box(0, 0, 20, 20), box(0, 4e6, 20, 4e6 + 20)])
+    tracemalloc.start()
+    fuser = Fuser(PLAN, far_apart, 3)
+    for y_m in (0, 4_000_000):
+        fuser.add(Tile(0, y_m), random_scores(Tile(0, y_m)))
+    rows = sum(len(band.codes) for band in fuser.last_bands())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert rows == fuser.frame.height > 2_000_000
+    assert peak < 1e6
+
+
+def test_neither_scores_nor_rows_are_held_for_longer_than_a_row_of_tiles():
+    def peak(height: int) -> int:
         outline = box(0, 0, 200, height)
         tiles = tiles_of(outline, PLAN)
-        fuser = Fuser(PLAN, outline, 3)
         tracemalloc.start()
+        fuser = Fuser(PLAN, outline, 3)
         for tile in tiles:
             fuser.add(tile, random_scores(tile))
+            fuser.bands()
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return peak
 
-    assert peak_beyond_the_map(1600) < 1.2 * peak_beyond_the_map(400)
+    assert peak(1600) < 1.2 * peak(400)
 
 
 def test_a_tile_of_an_earlier_row_is_refused():

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from scipy import ndimage
+from strips_of_cells import outline_cells
 
 from qupath_bridge.fusion import NODATA
-from qupath_bridge.outlines import outline_cells
 
 quickly = settings(max_examples=60, deadline=None, derandomize=True)
 shapes = st.tuples(st.integers(1, 14), st.integers(1, 14))
@@ -46,6 +46,21 @@ def test_outlines_cover_the_data_without_gaps_or_overlaps(tolerance, codes):
     assert_coverage(codes, *outline_cells(codes, tolerance))
 
 
+@pytest.mark.parametrize("tolerance", [0, 1, 3])
+@given(codes=maps, rows=st.integers(4, 20))
+@quickly
+def test_outlines_traced_strip_by_strip_cover_the_data_too(tolerance, codes, rows):
+    assert_coverage(codes, *outline_cells(codes, tolerance, rows))
+
+
+@given(codes=maps, rows=st.integers(4, 15))
+@quickly
+def test_outlines_are_the_same_however_high_the_strips_are(codes, rows):
+    whole, strips = outline_cells(codes, 0), outline_cells(codes, 0, rows)
+    np.testing.assert_array_equal(whole[1], strips[1])
+    assert shapely.to_wkb(whole[0]).tolist() == shapely.to_wkb(strips[0]).tolist()
+
+
 @given(codes=maps)
 @quickly
 def test_the_middle_of_every_cell_lies_in_an_outline_of_its_class(codes):
@@ -56,7 +71,8 @@ def test_the_middle_of_every_cell_lies_in_an_outline_of_its_class(codes):
     np.testing.assert_array_equal(polygon_codes[polygon], codes[y, x])
 
 
-@pytest.mark.parametrize("tolerance", [0, 1])
+@pytest.mark.parametrize("tolerance", [0, 1, 3])
+@pytest.mark.parametrize("rows", [None, 4, 13])
 @pytest.mark.parametrize(
     "codes",
     [
@@ -68,8 +84,24 @@ def test_the_middle_of_every_cell_lies_in_an_outline_of_its_class(codes):
     ],
     ids=["checkerboard", "noise", "spiral", "blobs", "touching at corners"],
 )
-def test_hard_maps_are_coverages_too(codes, tolerance):
-    assert_coverage(codes, *outline_cells(codes, tolerance))
+def test_hard_maps_are_coverages_too(codes, tolerance, rows):
+    assert_coverage(codes, *outline_cells(codes, tolerance, rows))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("sigma", [0.7, 2, 6])
+def test_simplifying_strip_by_strip_keeps_few_points_more(sigma, seed):
+    codes = blobs(400, 4, sigma, seed)
+    whole, strips = (
+        shapely.get_num_coordinates(outline_cells(codes, 1, rows)[0]).sum() for rows in (None, 50)
+    )
+    assert whole <= strips < 1.05 * whole
+
+
+def test_no_point_is_given_up_across_another_outline():
+    y, x = np.indices((60, 60))
+    codes = ((x * 3 + y) // 7 % 2 + (abs(x - 30) < 2)).astype(np.uint8)
+    assert_coverage(codes, *outline_cells(codes, 50))
 
 
 def test_a_map_without_data_has_no_outlines():

@@ -127,6 +127,22 @@ def test_a_run_of_one_head_keeps_the_other_heads_objects(small_project):
     assert {row.head for row in store.read_class_areas()} == {"tissue", "glands"}
 
 
+def test_a_result_of_an_earlier_engine_is_done_again_and_counts_until_then(small_project):
+    run(small_project)
+    store = ResultStore(small_project.parent)
+    path = store.of("1") / "result.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    assert content["made"].pop("engine") > 1
+    path.write_text(json.dumps(content), encoding="utf-8")
+    rows = store.read_class_areas()
+    assert {row.head for row in rows} == {"tissue", "glands"}
+    assert [o.status for o in run(small_project, heads=("glands",)).outcomes] == ["done"]
+    assert sorted(map(repr, store.read_class_areas())) == sorted(map(repr, rows))
+    path.write_text(json.dumps(content), encoding="utf-8")
+    assert [o.status for o in run(small_project).outcomes] == ["done"]
+    assert [o.status for o in run(small_project).outcomes] == ["skipped"]
+
+
 def test_a_run_of_one_class_of_regions_keeps_the_others(small_project):
     run(small_project)
     store = ResultStore(small_project.parent)

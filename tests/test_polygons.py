@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import shapely
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 from shapely.geometry import LineString, Point, Polygon, box
 
+from qupath_bridge import strips
 from qupath_bridge.errors import SettingsError
 from qupath_bridge.fusion import NODATA, ClassMap
-from qupath_bridge.polygons import PolygonSettings, TracedObject, trace
+from qupath_bridge.polygons import PolygonSettings, TracedObject, Tracer, trace, trace_bands
 
 MPP = 0.5
 CELL_M = 2  # so a cell is 1 um wide
@@ -233,3 +236,109 @@ def test_where_nothing_was_computed_nothing_is_found():
 def test_negative_limits_are_refused(name, value):
     with pytest.raises(SettingsError, match=name):
         PolygonSettings(**{name: value})
+
+
+def with_strips_of(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make strips of a map of `SIDE` columns as high as given; they are never below 8 rows."""
+    monkeypatch.setattr(strips, "STRIP_CELLS", rows * (SIDE + 1))
+
+
+def in_bands(class_map: ClassMap, heights: list[int]) -> list[ClassMap]:
+    ends = [*np.cumsum(heights)[np.cumsum(heights) < len(class_map.codes)], len(class_map.codes)]
+    return [class_map.rows(a, b) for a, b in itertools.pairwise([0, *ends])]
+
+
+def described(objects: list[TracedObject]) -> list[tuple]:
+    return [(o.code, o.outline_m.wkb, o.probability, o.entropy) for o in objects]
+
+
+def measured_map(sigma: float, seed: int) -> ClassMap:
+    """Return a map with uneven probabilities, and without data in a corner."""
+    probability, entropy = np.random.default_rng(seed).random((2, SIDE, SIDE))
+    codes = blobs(sigma, seed)
+    y, x = np.indices(codes.shape)
+    return class_map_of(np.where(x + y < seed % 40, NODATA, codes), probability, entropy)
+
+
+@pytest.mark.parametrize("rows", [8, 13, SIDE])
+@given(
+    seed=st.integers(0, 10_000),
+    sigma=st.sampled_from([0.0, 1.0, 2.5]),
+    name=st.sampled_from(sorted(REGIONS)),
+    heights=st.lists(st.integers(1, SIDE), max_size=20),
+    chosen=st.sampled_from([EVERYTHING, PolygonSettings(8, 30, 0.7), PolygonSettings()]),
+)
+@settings(
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+def test_bands_of_any_height_give_the_very_same_objects(
+    monkeypatch, rows, seed, sigma, name, heights, chosen
+):
+    with_strips_of(rows, monkeypatch)
+    class_map = measured_map(sigma, seed)
+    bands = in_bands(class_map, heights)
+    found = trace_bands(bands, class_map.frame, REGIONS[name], MPP, chosen)
+    assert described(found) == described(trace(class_map, REGIONS[name], MPP, chosen))
+
+
+@pytest.mark.parametrize("height", range(1, SIDE + 1))
+def test_bands_of_every_height_give_the_very_same_objects(height, monkeypatch):
+    with_strips_of(11, monkeypatch)
+    class_map = measured_map(2, 5)
+    bands = in_bands(class_map, [height] * SIDE)
+    found = trace_bands(bands, class_map.frame, REGIONS["ring"], MPP, PolygonSettings())
+    assert described(found) == described(trace(class_map, REGIONS["ring"], MPP, PolygonSettings()))
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    sigma=st.sampled_from([0.0, 1.0, 2.5]),
+    name=st.sampled_from(sorted(REGIONS)),
+    rows=st.integers(8, SIDE),
+    limits=st.sampled_from([(0, 0), (8, 30), (200, 500)]),
+)
+@settings(
+    max_examples=100,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+def test_what_is_not_simplified_does_not_depend_on_strips(
+    monkeypatch, seed, sigma, name, rows, limits
+):
+    class_map, chosen = measured_map(sigma, seed), PolygonSettings(*limits, 0)
+    with_strips_of(2 * SIDE, monkeypatch)
+    whole = trace(class_map, REGIONS[name], MPP, chosen)
+    with_strips_of(rows, monkeypatch)
+    assert described(trace(class_map, REGIONS[name], MPP, chosen)) == described(whole)
+
+
+@pytest.mark.parametrize("name", REGIONS)
+@pytest.mark.parametrize("chosen", [PolygonSettings(20, 10, 1), PolygonSettings(0, 0, 5)])
+def test_objects_traced_in_low_strips_fill_the_region_too(name, chosen, monkeypatch):
+    with_strips_of(8, monkeypatch)
+    objects = trace(class_map_of(blobs(3, 7)), REGIONS[name], MPP, chosen)
+    assert_fills(objects, REGIONS[name], rel=1e-4)
+
+
+def test_simplified_outlines_differ_only_beside_the_lines_between_strips(monkeypatch):
+    with_strips_of(2 * SIDE, monkeypatch)
+    whole = outlines(trace(class_map_of(blobs(3, 7)), REGIONS["disc"], MPP, PolygonSettings()))
+    with_strips_of(24, monkeypatch)
+    strips_ = outlines(trace(class_map_of(blobs(3, 7)), REGIONS["disc"], MPP, PolygonSettings()))
+    moved = shapely.area(shapely.symmetric_difference(whole, strips_)).sum()
+    assert moved < 0.01 * REGIONS["disc"].area
+
+
+def test_objects_come_as_soon_as_they_are_complete(monkeypatch):
+    with_strips_of(8, monkeypatch)
+    codes = np.repeat(np.arange(12) % 2, 4)[:, None] * np.ones(SIDE)
+    class_map = class_map_of(codes)
+    tracer = Tracer(class_map.frame, box(104, 64, 190, 150), MPP, EVERYTHING)
+    tracer.add(class_map)
+    tops = [found.outline_m.bounds[1] for found in tracer.objects()]
+    assert tops == sorted(tops)
+    assert len(tops) == 12

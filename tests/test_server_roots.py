@@ -94,7 +94,7 @@ def test_outside_of_the_roots_nothing_is_said_about_what_exists(roots):
 
 def test_the_folder_to_open_is_named_unless_the_command_line_named_the_roots(roots, tmp_path):
     file = tmp_path / "elsewhere" / "a.svs"
-    for asked, folder in ((roots, None), (Roots(remembered=lambda: []), str(file.parent))):
+    for asked, folder in ((roots, None), (Roots(remembered=list), str(file.parent))):
         with pytest.raises(ClosedFolderError) as caught:
             asked.resolve(file.as_uri())
         assert caught.value.folder == folder

@@ -1,0 +1,183 @@
+"""Bands of a class map, of any height -> strips of one height, restricted to a region, packed.
+
+A strip's height follows from the map's width alone, so what is done strip by strip does not depend
+on how the map comes.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import rasterio
+import rasterio.features
+from shapely.geometry.base import BaseGeometry
+
+from qupath_bridge.components import ComponentGraph, Runs
+from qupath_bridge.fusion import NODATA, ClassMap, MapFrame
+
+REACH = 4  # steps over cell sides from a cell in the region to the farthest that must have a class
+STRIP_CELLS = 2**23
+QUANTUM = 2.0**-20  # of probability and entropy: whole numbers add up alike in any order
+
+
+def strip_rows(width: int) -> int:
+    """Return how many rows a strip of a map has."""
+    return max(STRIP_CELLS // width, 2 * REACH)
+
+
+def framed(frame: MapFrame) -> MapFrame:
+    """Return a frame that is one cell wider on each side."""
+    cell = frame.cell_m
+    wider = replace(frame, x_m=frame.x_m - cell, y_m=frame.y_m - cell)
+    return replace(wider, height=frame.height + 2, width=frame.width + 2)
+
+
+@dataclass
+class Strip:
+    """Rows of a map from row `top` on. codes: uint8 [h, W]. measured: int32 [2, h, W], in quanta.
+
+    The map is framed by cells without data.
+    """
+
+    top: int
+    codes: np.ndarray
+    measured: np.ndarray
+
+    @classmethod
+    def empty(cls, top: int, rows: int, width: int) -> Strip:
+        """Return a strip without data."""
+        codes = np.full((rows, width), NODATA, np.uint8)
+        return cls(top, codes, np.zeros((2, rows, width), np.int32))
+
+
+class StripBuffer:
+    """Gathers bands, from the top, until a strip is full."""
+
+    def __init__(self, frame: MapFrame, rows: int) -> None:
+        self._frame, self._rows = framed(frame), rows
+        self._strip = Strip.empty(0, min(rows, self._frame.height), self._frame.width)
+        self._next_row = 1  # of the framed map
+
+    def add(self, band: ClassMap) -> Iterator[Strip]:
+        """Yield the strips that a band fills; the last ends with the map's last row."""
+        begin = 0
+        while begin < len(band.codes):
+            room = self._strip.top + len(self._strip.codes) - self._next_row
+            part = band.rows(begin, begin + room)
+            self._copy(part)
+            begin += len(part.codes)
+            self._next_row += len(part.codes)
+            if self._next_row + 1 == self._frame.height:
+                self._next_row += 1  # the frame's last row, which no band has
+            while self._strip.top + len(self._strip.codes) <= self._next_row:
+                yield self._strip
+                if not self._renew():
+                    return
+
+    def _copy(self, band: ClassMap) -> None:
+        begin = self._next_row - self._strip.top
+        rows, columns = slice(begin, begin + len(band.codes)), slice(1, -1)
+        if not (band.codes != NODATA).any():
+            return
+        self._strip.codes[rows, columns] = band.codes
+        for layer, values in zip(
+            self._strip.measured, (band.probability, band.entropy), strict=True
+        ):
+            layer[rows, columns] = np.rint(values.astype(np.float32) / np.float32(QUANTUM))
+
+    def _renew(self) -> bool:
+        """Begin the next strip; return whether there is one."""
+        top = self._strip.top + len(self._strip.codes)
+        rows = min(self._rows, self._frame.height - top)
+        if rows:
+            self._strip = Strip.empty(top, rows, self._frame.width)
+        return rows > 0
+
+
+@dataclass(frozen=True)
+class PackedStrip:
+    """What is kept of a strip until small components are known: its runs, and its rim.
+
+    The rim are cells without a class that get one because the region touches them or nearly so.
+    """
+
+    rows: int
+    lengths: bytes
+    nodes: bytes
+    rim: bytes
+
+    @property
+    def runs(self) -> Runs:
+        """Return the strip's runs."""
+        return Runs(_unpacked(self.lengths, np.int32), _unpacked(self.nodes, np.int32))
+
+    def rim_cells(self, width: int) -> np.ndarray:
+        """Return which cells are rim, bool [h, W]."""
+        bits = np.unpackbits(_unpacked(self.rim, np.uint8), count=self.rows * width)
+        return bits.reshape(self.rows, width).view(bool)
+
+
+def packed(
+    strip: Strip, outline_m: BaseGeometry, frame: MapFrame, graph: ComponentGraph
+) -> PackedStrip:
+    """Return a strip of a framed map, cells outside of the region left out, added to the graph."""
+    known, wanted = _region_cells(outline_m, frame, strip.top, len(strip.codes))
+    strip.codes[~known] = NODATA
+    runs = graph.add(strip.codes, strip.measured)
+    rim = wanted & (strip.codes == NODATA)
+    rim[:, [0, -1]] = False
+    rows = np.arange(strip.top, strip.top + len(rim))
+    rim[(rows == 0) | (rows == frame.height - 1)] = False
+    rim = np.packbits(rim)
+    return PackedStrip(len(strip.codes), *(map(_packed, (runs.lengths, runs.nodes, rim))))
+
+
+def _region_cells(
+    outline_m: BaseGeometry, frame: MapFrame, top: int, rows: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return which cells of a strip have a say, and which need a class, bool [h, W] each.
+
+    Those with their middle in the region, and where the region is too thin to have such, those
+    it touches. A class is needed by all that it touches and those beside them.
+    """
+    middle_in = _burnt(outline_m, frame, top - 2, rows + 4, all_touched=False)
+    touched = middle_in | _burnt(outline_m, frame, top - 2, rows + 4, all_touched=True)
+    apart = touched & ~_grown(middle_in)
+    return (middle_in | apart)[2:-2], _grown(touched)[2:-2]
+
+
+def _grown(cells: np.ndarray) -> np.ndarray:
+    """Return cells and all that touch them, across corners too, bool [H, W]."""
+    rows = cells.copy()
+    rows[1:] |= cells[:-1]
+    rows[:-1] |= cells[1:]
+    grown = rows.copy()
+    grown[:, 1:] |= rows[:, :-1]
+    grown[:, :-1] |= rows[:, 1:]
+    return grown
+
+
+def _burnt(
+    outline_m: BaseGeometry, frame: MapFrame, top: int, rows: int, all_touched: bool
+) -> np.ndarray:
+    """Return which cells have their middle in an outline, or touch it, bool [h, W]."""
+    cell = frame.cell_m
+    burnt = rasterio.features.rasterize(
+        [outline_m],
+        out_shape=(rows, frame.width),
+        transform=rasterio.Affine(cell, 0, frame.x_m, 0, cell, frame.y_m + top * cell),
+        all_touched=all_touched,
+        dtype=np.uint8,
+    )
+    return burnt.view(bool)
+
+
+def _packed(values: np.ndarray) -> bytes:
+    return zlib.compress(values.tobytes(), level=1)
+
+
+def _unpacked(values: bytes, dtype: type) -> np.ndarray:
+    return np.frombuffer(zlib.decompress(values), dtype)
