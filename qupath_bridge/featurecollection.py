@@ -1,7 +1,9 @@
 """Detections <-> the GeoJSON that QuPath imports.
 
-One feature a line, written and read one by one: a slide can have a million. QuPath 0.5 drops
-`metadata`, which is for readers of the file; QuPath itself knows our objects by their ids.
+One feature a line, written and read one by one: a slide can have a million. The head is the name;
+the region stands in a member of the feature that is ours (RFC 7946, 6.1), which QuPath skips: it
+knows our objects by their ids. Earlier files have both in `metadata`, for each of which QuPath 0.5
+logs a stack trace; they are still read.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from qupath_bridge.detections import Detection
 from qupath_bridge.disk import replacing
 from qupath_bridge.errors import ProjectError
 
-HEAD, REGION = "pathsegdiff.head", "pathsegdiff.region"
+OURS, REGION = "pathsegdiff", "region"
+EARLIER_HEAD, EARLIER_REGION = "pathsegdiff.head", "pathsegdiff.region"
 AREA, PROBABILITY, ENTROPY = "Area µm^2", "Mean probability", "Mean entropy"
 MEASUREMENTS = (AREA, PROBABILITY, ENTROPY)
 """What is measured of a detection, by the names that it has in QuPath."""
@@ -97,8 +100,9 @@ def _features(detections: Iterable[Detection]) -> Iterator[str]:
     while chunk := list(islice(remaining, CHUNK)):
         geometries = shapely.to_geojson([detection.outline_l0 for detection in chunk])
         for detection, geometry in zip(chunk, geometries, strict=True):
-            head = f'{{"type":"Feature","id":{_json(detection.id)},"geometry":{geometry}'
-            yield f'{head},"properties":{_json(_properties(detection))}}}'
+            start = f'{{"type":"Feature","id":{_json(detection.id)},"geometry":{geometry}'
+            ours = _json({REGION: detection.region_id})
+            yield f'{start},"properties":{_json(_properties(detection))},"{OURS}":{ours}}}'
 
 
 def _properties(detection: Detection) -> dict[str, Any]:
@@ -107,7 +111,6 @@ def _properties(detection: Detection) -> dict[str, Any]:
         "name": detection.head,
         "classification": {"name": detection.class_name, "color": list(detection.color)},
         "measurements": measurements_of(detection),
-        "metadata": {HEAD: detection.head, REGION: detection.region_id},
     }
 
 
@@ -132,10 +135,11 @@ def _detection_of(raw: dict[str, Any]) -> Detection:
     classification, measurements = properties["classification"], properties["measurements"]
     red, green, blue = map(int, classification["color"])
     entropy = measurements.get(ENTROPY)
+    head, region_id = _origin_of(raw)
     return Detection(
         id=str(raw["id"]),
-        head=str(properties["metadata"][HEAD]),
-        region_id=str(properties["metadata"][REGION]),
+        head=head,
+        region_id=region_id,
         class_name=str(classification["name"]),
         color=(red, green, blue),
         outline_l0=_polygon_of(raw["geometry"]),
@@ -143,6 +147,15 @@ def _detection_of(raw: dict[str, Any]) -> Detection:
         mean_probability=float(measurements[PROBABILITY]),
         mean_entropy=None if entropy is None else float(entropy),
     )
+
+
+def _origin_of(raw: dict[str, Any]) -> tuple[str, str]:
+    """Return a feature's head and the id of its region."""
+    properties = raw["properties"]
+    if OURS in raw:
+        return str(properties["name"]), str(raw[OURS][REGION])
+    metadata = properties["metadata"]
+    return str(metadata[EARLIER_HEAD]), str(metadata[EARLIER_REGION])
 
 
 def _polygon_of(geometry: dict[str, Any]) -> Polygon:

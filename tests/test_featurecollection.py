@@ -6,6 +6,7 @@ import json
 import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import shapely
@@ -88,8 +89,21 @@ def test_a_feature_is_what_qupath_reads(tmp_path):
             "Mean probability": 0.871234,
             "Mean entropy": 0.312345,
         },
-        "metadata": {"pathsegdiff.head": "tissue", "pathsegdiff.region": "r-1"},
     }
+    assert feature["pathsegdiff"] == {"region": "r-1"}
+
+
+def test_a_file_of_the_earlier_form_reads_the_same(tmp_path):
+    path = tmp_path / "detections.geojson"
+    write_detections(path, many(3))
+    content = json.loads(path.read_text(encoding="utf-8"))
+    for feature in content["features"]:
+        region = feature.pop("pathsegdiff")["region"]
+        head = feature["properties"]["name"]
+        metadata = {"pathsegdiff.head": head, "pathsegdiff.region": region}
+        feature["properties"] |= {"name": "renamed", "metadata": metadata}
+    path.write_text(json.dumps(content), encoding="utf-8")
+    assert read_detections(path) == list(many(3))
 
 
 def test_an_object_whose_entropy_was_not_measured_is_read_and_written_as_it_is(tmp_path):
@@ -154,15 +168,16 @@ def test_a_folder_that_is_not_there_is_named(tmp_path):
 
 
 def broken_files() -> dict[str, str]:
-    feature = {
+    feature: dict[str, Any] = {
         "type": "Feature",
         "id": "x",
         "geometry": {"type": "Polygon", "coordinates": [[[0, 0], [1, 0], [1, 1], [0, 0]]]},
         "properties": {
+            "name": "tissue",
             "classification": {"name": "Tumor", "color": [1, 2, 3]},
             "measurements": {"Area µm^2": 1, "Mean probability": 1},
-            "metadata": {"pathsegdiff.head": "tissue", "pathsegdiff.region": "r"},
         },
+        "pathsegdiff": {"region": "r"},
     }
 
     def without(*keys: str, **instead: object) -> str:
@@ -198,7 +213,13 @@ def broken_files() -> dict[str, str]:
         "no colour": without("properties", "classification", "color"),
         "half a colour": without("properties", "classification", "color", color=[1, 2]),
         "no area": without("properties", "measurements", "Area µm^2"),
-        "no metadata": without("properties", "metadata"),
+        "no head": without("properties", "name"),
+        "nothing of ours": without("pathsegdiff"),
+        "no region": without("pathsegdiff", "region"),
+        "half of the earlier form": without(
+            "pathsegdiff",
+            properties=feature["properties"] | {"metadata": {"pathsegdiff.region": "r"}},
+        ),
     }
 
 

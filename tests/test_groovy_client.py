@@ -18,10 +18,8 @@ from uuid import uuid4
 
 import pytest
 from groovy_process import Groovy, GroovyError
-from shapely.geometry import box
 
 from qupath_bridge.detections import (
-    Detection,
     detection_id,
     head_key,
     head_key_of,
@@ -30,7 +28,6 @@ from qupath_bridge.detections import (
     region_key_of,
     replaced_by,
 )
-from qupath_bridge.featurecollection import write_detections
 from qupath_bridge.measurements import (
     COLUMNS,
     MEASUREMENT_PREFIX,
@@ -245,21 +242,6 @@ def test_a_table_is_one_that_the_package_reads(groovy, tmp_path):
         assert read.area_um2 == float(f"{row.area_um2:.3f}")
         assert read.percent == float(f"{row.percent:.4f}")
     assert [p.name for p in file.parent.iterdir()] == ["areas.tsv"]
-
-
-def test_metadata_which_qupath_0_5_cannot_take_is_left_out(groovy, tmp_path):
-    file = tmp_path / "detections.geojson"
-    square = box(0, 0, 9, 9)
-    found = [
-        Detection(str(uuid4()), 'ü "{metadata":{}', "tissue", "Tumor", (1, 2, 3), square, 1.0, 0.5)
-        for _ in range(3)
-    ]
-    write_detections(file, found)
-    code = "PathSegDiff.forQuPath(new File(file).newInputStream()).getText('UTF-8')"
-    features = json.loads(groovy(code, file=str(file)))["features"]
-    wanted = json.loads(file.read_text(encoding="utf-8"))["features"]
-    assert all(feature["properties"].pop("metadata") for feature in wanted)
-    assert features == wanted
 
 
 def test_the_table_that_is_printed_is_aligned(groovy):

@@ -113,8 +113,6 @@ def test_a_killed_server_is_started_again_and_the_job_gives_what_run_gives(
     folder = small_project.parent / "pathsegdiff" / "1"
     wanted = json.loads((folder / "detections.geojson").read_text(encoding="utf-8"))["features"]
     assert wanted
-    for feature in wanted:
-        del feature["properties"]["metadata"]
     assert json.loads(text)["features"] == wanted
     rows = json.loads((folder / "result.json").read_text(encoding="utf-8"))["rows"]
     measured = call(groovy, module_home, "PathSegDiff.measurementsOf(rows)", rows=rows)[0]

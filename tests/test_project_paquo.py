@@ -282,6 +282,10 @@ def foreign(seen: dict[str, Any]) -> dict[str, Any]:
     return {"images": images, "version": seen["version"], "classes": seen["classes"][:2]}
 
 
+def without_steps(seen: dict[str, Any]) -> dict[str, Any]:
+    return {**seen, "images": [{**image, "steps": None} for image in seen["images"]]}
+
+
 def ours(seen: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {
         item["id"]: item
@@ -400,16 +404,30 @@ def test_a_run_touches_nothing_else(written: Written) -> None:
     assert foreign(written.after) == foreign(written.before)
 
 
+def test_a_run_writes_the_data_its_summary_and_the_classes_alone(path: Path, java: Any) -> None:
+    before = files_in(path.parent)
+    project, image = opened(path)
+    project.write(image, changes_of(["tissue"]))
+    after = files_in(path.parent)
+    changed = {p.name for p in after if after[p] != before.get(p)}
+    assert changed == {
+        "data.qpdata", "data.qpdata.before-pathsegdiff", "summary.json", "classes.json"
+    }  # fmt: skip
+    assert before.keys() <= after.keys()
+
+
 def test_a_repetition_after_qupath_saved_leaves_the_same(written: Written, tmp_path: Path) -> None:
     shutil.copytree(written.path.parents[1], tmp_path / "again")
     path = tmp_path / "again" / "project" / "project.qpproj"
     run_python(SAVE, path)
-    project_file = path.read_bytes()
+    saved, project_file = seen_by_qupath(path), path.read_bytes()
     project, image = opened(path)
     project.write(image, written.changes)
     again = seen_by_qupath(path)
     assert path.read_bytes() == project_file
-    assert foreign(again) == foreign(written.before)
+    assert foreign(again) == foreign(saved)
+    # QuPath 0.6 and later lengthen the history themselves whenever they save what they read.
+    assert without_steps(foreign(again)) == without_steps(foreign(written.before))
     assert ours(again) == ours(written.after)
     assert again["classes"] == written.after["classes"]
 

@@ -200,6 +200,21 @@ def test_a_project_goes_to_a_machine_without_qupath_and_comes_back(place, new_pr
     assert objects(here) == wanted
 
 
+def test_what_run_wrote_is_imported_whole_and_without_a_warning(by_run, tmp_path):
+    file = by_run.parent / "pathsegdiff" / "1" / "detections.geojson"
+    script = tmp_path / "read.groovy"
+    script.write_text(
+        "import qupath.lib.io.PathIO\n"
+        f"println(PathIO.readObjects(new File({json.dumps(str(file))}))*.ID.join(' '))\n",
+        encoding="utf-8",
+    )
+    done = subprocess.run(
+        [QUPATH, "-l", "WARN", "script", script], capture_output=True, text=True, timeout=LIMIT_S
+    )
+    features = json.loads(file.read_text(encoding="utf-8"))["features"]
+    assert features and done.stdout.split() == [feature["id"] for feature in features]
+
+
 def table(file: Path) -> list[list[str]]:
     with file.open(encoding="utf-8", newline="") as stream:
         return list(csv.reader(stream, delimiter="\t"))

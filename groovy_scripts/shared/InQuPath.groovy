@@ -213,7 +213,7 @@ class InQuPath {
         try {
             InputStream stream = file.newInputStream()
             InputStream plain = file.name.endsWith('.gz') ? new GZIPInputStream(stream) : stream
-            return PathSegDiff.forQuPath(plain).withCloseable {
+            return plain.withCloseable {
                 PathIO.readObjectsFromGeoJSON(it).findAll { PathSegDiff.Keys.isOurs(it.ID) }
             }
         } catch (IOException | RuntimeException error) {

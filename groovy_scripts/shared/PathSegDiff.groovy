@@ -271,11 +271,8 @@ class PathSegDiff {
 
     /** Return a finished job's objects as a stream of GeoJSON for QuPath; the caller closes it. */
     InputStream detections(String id) {
-        forQuPath(request('GET', "/v1/jobs/$id/detections", null, FETCH_SECONDS))
+        request('GET', "/v1/jobs/$id/detections", null, FETCH_SECONDS)
     }
-
-    /** Return GeoJSON of ours as every QuPath takes it; closing it closes what it is read from. */
-    static InputStream forQuPath(InputStream stream) { new Features(stream).stream() }
 
     /** Return a finished job's class areas. */
     Map classAreas(String id) { (Map) get("/v1/jobs/$id/class-areas") }
@@ -436,44 +433,6 @@ class PathSegDiff {
         } catch (IOException error) {
             throw new Trouble("cannot write $file (${error.message}); make its folder writable, or make" +
                 ' room on its disk')
-        }
-    }
-
-    /**
-     * GeoJSON without the metadata of its features, one of which stands on a line: QuPath 0.5 cannot
-     * take it, and logs a stack trace for each.
-     */
-    @CompileStatic
-    static class Features implements Enumeration<InputStream> {
-
-        private static final java.util.regex.Pattern METADATA =
-            ~/,"metadata":\{(?:"(?:[^"\\]|\\.)*+"|[^"{}])*+\}/
-
-        private final BufferedReader reader
-        private String line
-
-        Features(InputStream stream) {
-            reader = new BufferedReader(new InputStreamReader(stream, 'UTF-8'))
-            line = reader.readLine()
-        }
-
-        /** Return it all as one stream; closing it closes what it is read from. */
-        InputStream stream() {
-            BufferedReader source = reader
-            new SequenceInputStream(this) {
-                @Override
-                void close() { source.close() }
-            }
-        }
-
-        @Override
-        boolean hasMoreElements() { line != null }
-
-        @Override
-        InputStream nextElement() {
-            String plain = line.contains('"metadata"') ? METADATA.matcher(line).replaceAll('') : line
-            line = reader.readLine()
-            new ByteArrayInputStream((plain + '\n').getBytes('UTF-8'))
         }
     }
 

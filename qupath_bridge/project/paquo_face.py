@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -13,12 +12,12 @@ import jpype
 
 from qupath_bridge.detections import is_ours, replaced_by
 from qupath_bridge.errors import ImageDataError, ProjectError, SlideError
+from qupath_bridge.project import entries, qpdata
 from qupath_bridge.project import hierarchy as objects
-from qupath_bridge.project import qpdata
 from qupath_bridge.project.base import Annotation, ImageWrite, ProjectImage, Suggestion
 from qupath_bridge.project.classlist import add_classes
-from qupath_bridge.project.jvm import java_class, message_of
-from qupath_bridge.project.qpproj import Entry, ProjectFile, image_of
+from qupath_bridge.project.jvm import message_of
+from qupath_bridge.project.qpproj import ProjectFile, image_of
 from qupath_bridge.project.uris import path_of_uri
 from qupath_bridge.suggestions import is_untouched
 
@@ -73,12 +72,12 @@ class PaquoProject:
         """
         project = self._project.java_object
         before = project.getPreviousURI()
-        entries = tuple(map(_entry_of, project.getImageList()))
-        if not entries:
+        described = tuple(map(entries.described, project.getImageList()))
+        if not described:
             raise ProjectError(f"{self.path} has no images; add some in QuPath")
         saved_as = None if before is None else str(before.toString())
-        file = ProjectFile(self.path, self._project.version, saved_as, entries)
-        return [image_of(file, entry) for entry in entries]
+        file = ProjectFile(self.path, self._project.version, saved_as, described)
+        return [image_of(file, entry) for entry in described]
 
     def read_annotations(self, image: ProjectImage) -> list[Annotation]:
         """Return an image's annotations, nested ones too.
@@ -132,8 +131,8 @@ class PaquoProject:
         path = self._data_path(image.entry_id)
         with _java_errors_of(image):
             seen = qpdata.signature_of(path)
-            count = int(qpdata.read_hierarchy(self.folder, image.entry_id).nObjects())
-            with self._image_data(image, count) as data:
+            stored = qpdata.read_stored(self.folder, image.entry_id)
+            with self._image_data(image, stored) as data:
                 yield data.getHierarchy()
                 self._back_up_once(image.entry_id)
                 qpdata.write_image_data(path, data, seen)
@@ -150,7 +149,7 @@ class PaquoProject:
         known = self._read.get(image.entry_id)
         if known is None or known.seen != seen:
             with _java_errors_of(image):
-                hierarchy = qpdata.read_hierarchy(self.folder, image.entry_id)
+                hierarchy = qpdata.read_stored(self.folder, image.entry_id).hierarchy
                 annotations = [annotation for _, annotation in objects.annotations_in(hierarchy)]
                 ids = set(filter(is_ours, objects.detection_ids_in(hierarchy)))
             known = _Contents(seen, annotations, ids)
@@ -158,8 +157,8 @@ class PaquoProject:
         return known
 
     @contextmanager
-    def _image_data(self, image: ProjectImage, count: int) -> Iterator[Any]:
-        """Give QuPath's image data, of so many objects, with the server on which it insists."""
+    def _image_data(self, image: ProjectImage, stored: qpdata.Stored) -> Iterator[Any]:
+        """Give QuPath's image data, all that is stored, with the server on which it insists."""
         entry = self._entry(image)
         try:
             data = entry.readImageData()
@@ -170,24 +169,24 @@ class PaquoProject:
                 " the project. Run with --backend portable to have the outcome as GeoJSON"
             ) from error
         with closing(server):
-            if data.getHierarchy().nObjects() != count:
+            if data.getHierarchy().nObjects() != stored.hierarchy.nObjects():
                 raise ImageDataError(
                     f"QuPath could not read {self._data_path(image.entry_id)} whole; it was left as"
                     " it is. Open the image in QuPath to see what is wrong"
                 )
+            qpdata.restore_history(data, stored.history)
             yield data
 
     def _entry(self, image: ProjectImage) -> Any:
-        """Return QuPath's entry, told where the image file is now; the project file is not."""
-        entries = self._project.java_object.getImageList()
-        entry = next((e for e in entries if str(e.getID()) == image.entry_id), None)
+        """Return QuPath's entry, told where the image file is now; no file is."""
+        listed = self._project.java_object.getImageList()
+        entry = next((e for e in listed if str(e.getID()) == image.entry_id), None)
         if entry is None:
             raise ProjectError(f"{self.path} has no image {image.entry_id}; was it removed?")
-        new = java_class("java.io.File")(str(image.path.absolute())).toURI()
         for old in entry.getURIs():  # one, or the image would not be supported
             stored = path_of_uri(str(old))
             if stored is not None and stored.as_posix() != image.path.as_posix():
-                entry.updateURIs(java_class("java.util.Map").of(old, new))
+                entries.point_at(entry, old, image.path)
         return entry
 
     def _add_classes(self, changes: ImageWrite) -> None:
@@ -216,14 +215,6 @@ def _java_errors_of(image: ProjectImage) -> Iterator[None]:
             f"QuPath failed on the data of {image.name} ({message_of(error)}), which was left as it"
             " is; open the image in QuPath to see what is wrong, or run with --backend portable"
         ) from error
-
-
-def _entry_of(entry: Any) -> Entry:
-    builder_class = java_class("qupath.lib.images.servers.ImageServerBuilder$ServerBuilder")
-    builder = entry.getServerBuilder()
-    gson = java_class("qupath.lib.io.GsonTools").getInstance()
-    text = "null" if builder is None else str(gson.toJson(builder, builder_class.class_))
-    return Entry(str(entry.getID()), str(entry.getImageName()), json.loads(text))
 
 
 def _apply(hierarchy: Any, changes: ImageWrite) -> None:

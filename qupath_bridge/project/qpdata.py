@@ -33,6 +33,13 @@ class Signature(NamedTuple):
     mtime_ns: int
 
 
+class Stored(NamedTuple):
+    """What a file holds: QuPath's hierarchy, and its history (a Workflow; None without a file)."""
+
+    hierarchy: Any
+    history: Any = None
+
+
 def signature_of(path: Path) -> Signature:
     """Return a file's size and time of change."""
     try:
@@ -42,8 +49,8 @@ def signature_of(path: Path) -> Signature:
     return Signature(found.st_size, found.st_mtime_ns)
 
 
-def read_hierarchy(project_folder: Path, entry_id: str) -> Any:
-    """Return QuPath's hierarchy of an image; an empty one for an image never opened.
+def read_stored(project_folder: Path, entry_id: str) -> Stored:
+    """Return what is stored of an image; an empty hierarchy for an image never opened.
 
     Raises:
         ImageDataError: the file is damaged, or missing where there was one; it is left as it is.
@@ -51,18 +58,19 @@ def read_hierarchy(project_folder: Path, entry_id: str) -> Any:
     hierarchy = java_class("qupath.lib.objects.hierarchy.PathObjectHierarchy")()
     path = project_folder / "data" / entry_id / NAME
     if path.exists():
+        stored = drain(path)
         # A deserialised hierarchy works only after it was handed to a new one.
-        hierarchy.setHierarchy(drain(path))
-        return hierarchy
+        hierarchy.setHierarchy(stored.hierarchy)
+        return Stored(hierarchy, stored.history)
     count = objects_recorded(project_folder, entry_id)
     if count or _backup_of(path) is not None:
         held = f"it held {count} objects" if count else "it was there"
         raise ImageDataError(f"{path} is missing although {held}; {_remedy(path)}")
-    return hierarchy
+    return Stored(hierarchy)
 
 
-def drain(path: Path) -> Any:
-    """Return the hierarchy as it stands in a file, after reading the file to its end mark.
+def drain(path: Path) -> Stored:
+    """Return what stands in a file, after reading the file to its end mark.
 
     Raises:
         ImageDataError: the file is empty, cut short, or not QuPath's.
@@ -73,13 +81,24 @@ def drain(path: Path) -> Any:
         raise _damaged(path, "not QuPath's" if start else "empty")
     try:
         with closing(java_class("java.io.FileInputStream")(str(path))) as stream:
-            hierarchy = _hierarchy_in(stream)
+            stored = _stored_in(stream)
     except jpype.JException as error:
         cut = isinstance(cause_of(error), java_class("java.io.EOFException"))
         raise _damaged(path, "cut short" if cut else message_of(error)) from error
-    if hierarchy is None:
+    if stored.hierarchy is None:
         raise _damaged(path, "without objects")
-    return hierarchy
+    return stored
+
+
+def restore_history(image_data: Any, history: Any) -> None:
+    """Put an image's history back as it was stored, where it was stored.
+
+    QuPath 0.6 and later put two steps before the history whenever they read an image's data (its
+    type and its stains, as if they were set anew) and often one behind it.
+    """
+    if history is not None:
+        image_data.getHistoryWorkflow().clear()
+        image_data.getHistoryWorkflow().addSteps(history.getSteps())
 
 
 def back_up(project_folder: Path, entry_id: str) -> None:
@@ -104,7 +123,7 @@ def write_image_data(path: Path, image_data: Any, seen: Signature) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with closing(java_class("java.io.FileOutputStream")(str(beside))) as stream:
             java_class("qupath.lib.io.PathIO").writeImageData(stream, image_data)
-        written = drain(beside)
+        written = drain(beside).hierarchy
         if _count(written) != _count(image_data.getHierarchy()):
             raise ProjectError(f"{path} could not be written whole; it was left as it is")
         if signature_of(path) != seen:
@@ -126,22 +145,25 @@ def write_summary(path: Path, image_data: Any) -> None:
         beside.write_text(text, encoding="utf-8")
 
 
-def _hierarchy_in(stream: Any) -> Any:
+def _stored_in(stream: Any) -> Stored:
     buffered = java_class("java.io.BufferedInputStream")(stream, 1 << 20)
     # QuPath's own kind of stream: it takes nothing but QuPath's and Java's classes.
     objects = java_class("qupath.lib.io.PathIO").createObjectInputStream(buffered)
     if not str(objects.readUTF()).startswith("Data file version"):
-        return None
-    wanted = java_class("qupath.lib.objects.hierarchy.PathObjectHierarchy")
+        return Stored(None)
+    hierarchy_class = java_class("qupath.lib.objects.hierarchy.PathObjectHierarchy")
+    history_class = java_class("qupath.lib.plugins.workflow.Workflow")
     # Called by reflection, readObject sees a caller that knows QuPath's classes.
     read = java_class("java.io.ObjectInputStream").class_.getMethod("readObject")
-    hierarchy = None
+    hierarchy = history = None
     while True:
         item = read.invoke(objects)
-        if isinstance(item, wanted):
+        if isinstance(item, hierarchy_class):
             hierarchy = item
+        elif isinstance(item, history_class):
+            history = item
         elif isinstance(item, java_class("java.lang.String")) and str(item) == "EOF":
-            return hierarchy
+            return Stored(hierarchy, history)
 
 
 def _damaged(path: Path, what: str) -> ImageDataError:
