@@ -402,12 +402,15 @@ class InQuPath {
         Map children = objects.groupBy { byKey[PathSegDiff.Keys.regionOf(it.ID)] ?: hierarchy.rootObject }
         children.each { parent, items -> parent.addChildObjects(items) }
         Map before = ours.groupBy { PathSegDiff.Keys.regionOf(it.ID) }
-        annotations.findAll { rowsById.containsKey(it.ID.toString()) }.each {
+        List measured = annotations.findAll { rowsById.containsKey(it.ID.toString()) } as List
+        measured.each {
             String id = it.ID
             Set made = before[PathSegDiff.Keys.region(id)].collect { [it.name, it.pathClass?.toString()] } as Set
             measure(it, PathSegDiff.measured(it.measurements, rowsById[id], made, models))
         }
         hierarchy.fireHierarchyChangedEvent(hierarchy)
+        // Only an event that names objects becomes a step that QuPath can undo.
+        hierarchy.fireObjectMeasurementsChangedEvent(hierarchy, measured ?: [hierarchy.rootObject])
     }
 
     /** Take objects out; what was nested in them moves up. */
@@ -444,7 +447,7 @@ class InQuPath {
     private static List classesOf(Map job, List rows) {
         Set shown = rows.findAll { !it.silent }.collect { [it.head, it.class_name] }
         job.result.classes.findAll { [it.head, it['class']] in shown }.collect {
-            PathClass.fromString(it['class'] as String, it.color ? ColorTools.packRGB(*it.color) : null)
+            PathClass.fromString(it['class'] as String, it.color ? ColorTools.packRGB(*it.color*.intValue()) : null)
         }.unique()
     }
 

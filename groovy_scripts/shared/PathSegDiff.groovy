@@ -461,19 +461,26 @@ class PathSegDiff {
     /** Return the classes of the other heads that have values, by head. */
     private static Map<String, Set> others(Set labels, Set anew, Set classes, Collection objects, List models) {
         Map<String, Set> found = [:]
-        List known = models.collectMany { model ->
-            model.heads.collect { [it.name, it.classes.findAll { it.detections }*.name as Set] }
-        }
-        known.each { head, its ->
-            boolean seen = objects.any { it[0] == head } || labels.any { it.startsWith("$head: ") }
-            // All of its classes have a value, and not all of these can be the new heads' own.
-            boolean alike = !classes.containsAll(its) && its.every { it in labels || "$head: $it".toString() in labels }
+        objects.each { head, kind -> found.computeIfAbsent(head) { [] as Set } << kind }
+        Closure valued = { head, kind -> kind in labels || "$head: $kind".toString() in labels }
+        boolean first = !classes.every { kind -> labels.any { it == kind || it.endsWith(": $kind") } }
+        headsOf(models).each { head, its ->
+            boolean seen = found.containsKey(head) || labels.any { it.startsWith("$head: ") }
+            // All its classes have values, and those can be neither the new heads' own nor others'.
+            boolean alike = its.every { valued(head, it) } && (first || !classes.containsAll(its)) &&
+                !found.values().sum([] as Set).containsAll(its)
             if (seen || alike) {
                 found.computeIfAbsent(head) { [] as Set }.addAll(its)
             }
         }
-        objects.each { head, kind -> found.computeIfAbsent(head) { [] as Set } << kind }
         found.findAll { !(it.key in anew) }
+    }
+
+    /** Return the heads of all models, each with the classes that it measures; those with most first. */
+    private static List headsOf(List models) {
+        models.collectMany { model ->
+            model.heads.collect { [it.name, it.classes.findAll { kind -> kind.detections }*.name as Set] }
+        }.toSorted { -it[1].size() }
     }
 
     /** Return rows of strings as lines of aligned columns; numbers, from the fourth on, to the right. */
