@@ -267,7 +267,10 @@ class InQuPath {
         lines.each { say(it) }
         if (isWatched(QP.currentImageData) &&
             ask("${lines.join('\n')}\n\nOpen the server's page in the browser?")) {
-            Window.browse(gui, server.page())
+            String url = server.page()
+            Window.browse(gui, url)
+            // QuPath does not tell whether there is a browser; here the address can be copied.
+            Window.input(TITLE, 'If no browser opens, copy this address, which is good for ten minutes:', url)
         }
     }
 
