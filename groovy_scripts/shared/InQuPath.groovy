@@ -154,13 +154,27 @@ class InQuPath {
             return
         }
         File folder = projectFolder()
-        List<List<String>> rows = entriesOrImage().collectMany { ClassAreas.rowsOf(it.name, it.id, it.hierarchy()) }
+        List models = knownModels()
+        List<List<String>> rows = entriesOrImage().collectMany {
+            ClassAreas.rowsOf(it.name, it.id, it.hierarchy(), models)
+        }
         if (!rows) {
             throw new PathSegDiff.Trouble('no image of the project has objects of ours; segment some first')
         }
         File file = new File(path).absolute ? new File(path) : new File(folder, path)
         PathSegDiff.writeTable(file, [PathSegDiff.COLUMNS] + rows)
         say("${rows.size()} rows written to $file")
+    }
+
+    /** Return the server's models; none if there is no way to them, for they only tell the heads of empty classes. */
+    private List knownModels() {
+        try {
+            server.connect()
+            return server.models()
+        } catch (PathSegDiff.Trouble trouble) {
+            say("classes without objects are listed without their head, for ${trouble.message}")
+            return []
+        }
     }
 
     /** Write the annotations of all images of the project to where a run without QuPath reads them. */
@@ -538,16 +552,18 @@ class InQuPath {
     /** The class areas that an image's own objects tell of. */
     static class ClassAreas {
 
-        /** Return rows as the table of `run` has them; an annotation's head and zero rows as far as known. */
-        static List<List<String>> rowsOf(String image, String id, Object hierarchy) {
+        /**
+         * Return rows as the table of `run` has them, as far as objects and measurements tell: tissue
+         * and slide without percent, and without the classes that make no objects there.
+         */
+        static List<List<String>> rowsOf(String image, String id, Object hierarchy, List models) {
             List ours = hierarchy.detectionObjects.findAll { PathSegDiff.Keys.isOurs(it.ID) } as List
             Map byRegion = ours.groupBy { PathSegDiff.Keys.regionOf(it.ID) }
-            Set heads = ours*.name as Set
             List<List<String>> rows = hierarchy.annotationObjects.withIndex(1).collectMany { annotation, number ->
                 String region = annotation.ID
                 List inside = byRegion[PathSegDiff.Keys.region(region)] ?: []
                 String name = annotation.name ?: annotation.pathClass?.toString() ?: "Annotation $number"
-                measured(annotation, inside, heads).collect { [image, id, name, region] + it }
+                measured(annotation, inside, models).collect { [image, id, name, region] + it }
             }
             rows + PathSegDiff.AUTOMATIC.collectMany { region ->
                 List inside = byRegion[PathSegDiff.Keys.region(region)] ?: []
@@ -555,19 +571,12 @@ class InQuPath {
             }
         }
 
-        private static List measured(Object annotation, List inside, Set heads) {
-            Map values = annotation.measurements
-            String area = PathSegDiff.AREA
-            Collection names = values.keySet().findAll { it.startsWith(PathSegDiff.PREFIX) && it.endsWith(area) }
-            names.collect { name ->
-                String label = name[PathSegDiff.PREFIX.size()..<-area.size()]
-                String head = heads.find { it && label.startsWith("$it: ") }
-                String kind = head ? label.substring(head.size() + 2) : label
-                List same = inside.findAll { it.pathClass?.toString() == kind && (!head || it.name == head) }
-                List makers = (same ?: inside)*.name.unique()
-                Number percent = values["${PathSegDiff.PREFIX}$label %".toString()]
-                [head ?: (makers.size() == 1 ? makers[0] : ''), kind, PathSegDiff.fixed(values[name], 3),
-                 percent == null ? '' : PathSegDiff.fixed(percent, 4), same.size().toString()]
+        private static List measured(Object annotation, List inside, List models) {
+            Collection pairs = inside.collect { [it.name, it.pathClass?.toString()] }
+            PathSegDiff.valuesOf(annotation.measurements, pairs, models).collect { head, kind, values ->
+                Number percent = values[' %']
+                [head ?: '', kind, PathSegDiff.fixed(values[PathSegDiff.AREA] ?: 0, 3),
+                 percent == null ? '' : PathSegDiff.fixed(percent, 4), pairs.count([head, kind]).toString()]
             }
         }
 

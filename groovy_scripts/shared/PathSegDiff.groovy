@@ -436,14 +436,23 @@ class PathSegDiff {
         Set anew = rows*.head as Set
         List shown = rows.findAll { !it.silent }
         Set classes = shown*.class_name as Set
+        List kept = valuesOf(old, objects, models, anew, classes)
+            .findAll { head, kind, parts -> head ? !anew.contains(head) : !classes.contains(kind) }
+        named(kept + shown.collect { [it.head, it.class_name, [(AREA): it.area_um2, ' %': it.percent]] })
+    }
+
+    /**
+     * Return the values of ours among measurements, each as head, class, and numbers by unit. The
+     * head is null if nothing tells it. anew, classes: heads that get new values, and their classes.
+     */
+    static List valuesOf(Map old, Collection objects, List models, Set anew = [], Set classes = []) {
         Map labels = labelsOf(old)
         Map others = others(labels.keySet(), anew, classes, objects, models)
-        List kept = labels.collect { label, parts ->
+        labels.collect { label, parts ->
             String head = (others.keySet() + anew).find { label.startsWith("$it: ") }
             String kind = head ? label.substring(head.size() + 2) : label
             [head ?: others.find { it.value.contains(kind) }?.key, kind, parts]
-        }.findAll { head, kind, parts -> head ? !anew.contains(head) : !classes.contains(kind) }
-        named(kept + shown.collect { [it.head, it.class_name, [(AREA): it.area_um2, ' %': it.percent]] })
+        }
     }
 
     /** Return by what stands between our prefix and the unit the values of ours. */
