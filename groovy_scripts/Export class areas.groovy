@@ -1,6 +1,7 @@
 file = 'pathsegdiff/class_areas_qupath.tsv'    // in the project's folder, unless absolute
 // ---- end of settings ----
-// Writes the class areas of all images of the project as a table.
+// Writes the class areas of all images of the project as a table. Of tissue and slide, which no annotation
+// stands for, QuPath knows the objects only: their rows have no percent, and empty classes no row.
 
 def home = System.getenv('QUPATH_PATHSEGDIFF_HOME') ?:
     ['@HOME@', "${System.getProperty('user.home')}/.qupath-pathsegdiff"].find { new File(it, 'groovy').directory }

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from random import Random
 from typing import Any
 from uuid import uuid4
 
@@ -36,6 +37,7 @@ from qupath_bridge.measurements import (
     read_class_areas,
 )
 from qupath_bridge.regions import AUTOMATIC_REGIONS
+from qupath_bridge.store import Scope
 
 VERSION = "@VERSION@"  # as the shared file has it before it is installed
 TOKEN = "a-token"
@@ -223,6 +225,80 @@ def test_measurements_of_rows_are_those_of_a_run(groovy):
     assert groovy("PathSegDiff.measurementsOf(rows)", rows=raw) == annotation_measurements(rows())
     assert groovy("PathSegDiff.PREFIX") == MEASUREMENT_PREFIX
     assert groovy("PathSegDiff.COLUMNS") == list(COLUMNS)
+
+
+HEADS = {
+    "tissue": ("Tumor", "Stroma", "Other"),
+    "glands": ("Gland", "Lumen"),
+    "bed": ("Tumor", "Bed"),
+    "tumour": ("Tumor",),
+}
+MODELS = [
+    {
+        "name": name,
+        "heads": [
+            {"name": head, "classes": [{"name": c, "detections": c != "Other"} for c in classes]}
+            for head, classes in HEADS.items()
+        ],
+    }
+    for name in ("default", "mine")
+]
+
+
+def rows_of(heads: list[str], random: Random) -> list[ClassArea]:
+    """Return rows of one region; some classes are nowhere, "Other" is measured only."""
+    found = []
+    for head in heads:
+        for kind in HEADS[head]:
+            count, silent = random.choice([0, 1, 2]), kind == "Other"
+            area, objects = count + random.random() * bool(count), 0 if silent else count
+            found.append(
+                ClassArea("a", "1", "R", "r1", head, kind, area, area, objects, silent=silent)
+            )
+    return found
+
+
+def job_areas(rows: list[ClassArea]) -> dict[str, Any]:
+    """Return rows as a job tells them."""
+    told = [
+        {
+            "regionId": row.region_id,
+            "head": row.head,
+            "class": row.class_name,
+            "areaUm2": row.area_um2,
+            "percent": row.percent,
+        }
+        for row in rows
+    ]
+    return {"rows": told, "measurements": annotation_measurements(rows)}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_other_heads_measured_stays_as_in_a_run(groovy, seed):
+    random = Random(seed)
+    stored: list[ClassArea] = []
+    shown: dict[str, float] = {"Area": 3.0}
+    for _ in range(5):
+        heads = random.sample(list(HEADS), random.choice([1, 1, 2]))
+        anew = rows_of(heads, random)
+        code = "PathSegDiff.measured(old, PathSegDiff.rowsOf(areas), objects, models)"
+        made = [[row.head, row.class_name] for row in stored if row.objects]
+        shown = groovy(code, old=shown, areas=job_areas(anew), objects=made, models=MODELS)
+        stored = [*Scope(heads, ["r1"], ["r1"]).kept_rows(stored), *anew]
+        assert shown == annotation_measurements(stored)["r1"]
+
+
+def test_without_a_server_the_objects_tell_whose_values_there_are(groovy):
+    old = annotation_measurements([ClassArea("a", "1", "R", "r1", "tissue", "Tumor", 2.0, 1.0, 3)])
+    anew = ClassArea("a", "1", "R", "r1", "bed", "Tumor", 5.0, 4.0, 1)
+    code = "PathSegDiff.measured(old, rows, objects, [])"
+    told = groovy(code, old=old["r1"], rows=[vars(anew)], objects=[["tissue", "Tumor"]])
+    assert told == {
+        "PathSegDiff: tissue: Tumor area \N{MICRO SIGN}m^2": 2.0,
+        "PathSegDiff: tissue: Tumor %": 1.0,
+        "PathSegDiff: bed: Tumor area \N{MICRO SIGN}m^2": 5.0,
+        "PathSegDiff: bed: Tumor %": 4.0,
+    }
 
 
 def test_a_table_is_one_that_the_package_reads(groovy, tmp_path):

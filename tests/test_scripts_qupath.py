@@ -93,9 +93,12 @@ def slide(tmp_path_factory, write_tiff, drawn_pixels, request) -> Path:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory, slide, tiny_model) -> Iterator[Place]:
+    from tiny_models import write_tiny_model  # only here: it brings torch
+
     root = tmp_path_factory.mktemp("qupath")
     home, user_dir, template = root / "Heim ü", root / "v0.5", root / "template"
     shutil.copytree(tiny_model, home / "models" / "tiny")
+    write_tiny_model(home / "models" / "pair", heads=("one", "two"))
     for folder in (user_dir, template):
         folder.mkdir()
     python(MAKE, template / "project.qpproj", slide)
@@ -158,6 +161,35 @@ def test_segment_selection_gives_what_run_gives_and_again_the_same(place, new_pr
     assert objects(project) == wanted
     place.ok("Segment selection", project, "-s")
     assert objects(project) == wanted
+
+
+def classes(project: Path) -> dict[str, int]:
+    """Return the colours of the project's classes by name."""
+    file = project.parent / "classifiers" / "classes.json"
+    listed = json.loads(file.read_text(encoding="utf-8"))["pathClasses"]
+    assert len({kind["name"] for kind in listed}) == len(listed)
+    return {kind["name"]: kind["color"] for kind in listed}
+
+
+def test_one_head_after_another_leaves_what_run_leaves(place, new_project):
+    by_script, also = new_project("heads by script"), new_project("heads by run")
+    blue = -16776961
+    listed = json.dumps({"pathClasses": [{"name": "Tumor", "color": blue}]})
+    for project in (by_script, also):
+        (project.parent / "classifiers").mkdir(exist_ok=True)
+        (project.parent / "classifiers" / "classes.json").write_text(listed)
+    place.set("Segment selection", "model", "'pair'")
+    for head in ("one", "two"):
+        place.set("Segment selection", "heads", f"['{head}']")
+        place.ok("Segment selection", by_script, "-s")
+        place.command("run", also, "--model", "pair", "--device", "cpu", "--heads", head)
+    place.set("Segment selection", "heads", "[]")
+    place.set("Segment selection", "model", "'tiny'")
+    found = objects(by_script)
+    assert found == objects(also)
+    assert "PathSegDiff: one: Tumor %" in json.dumps(list(found.values()))
+    assert classes(by_script) == classes(also)
+    assert classes(by_script)["Tumor"] == blue and "Stroma" in classes(by_script)
 
 
 def test_without_save_nothing_is_kept(place, new_project):

@@ -4,9 +4,11 @@
  */
 
 import java.util.zip.GZIPInputStream
+import qupath.lib.common.ColorTools
 import qupath.lib.images.servers.ImageServerBuilder
 import qupath.lib.io.GsonTools
 import qupath.lib.io.PathIO
+import qupath.lib.objects.classes.PathClass
 import qupath.lib.scripting.QP
 
 /** One run of one script. */
@@ -79,16 +81,16 @@ class InQuPath {
         server.connect()
         Map job = finish(server.submit(request), nameOf(data))
         Map found = server.classAreas(job.id as String)
+        List rows = PathSegDiff.rowsOf(found)
         List objects = server.detections(job.id as String).withCloseable { PathIO.readObjectsFromGeoJSON(it) }
         if (gui != null && isWatched(data) && !Window.shows(gui, data)) {
             throw new PathSegDiff.Trouble("${nameOf(data)} is not open any more, so that its" +
                 " ${objects.size()} objects were not added; open it and run this again")
         }
         replace(data.hierarchy, objects, found.heads.collect { PathSegDiff.Keys.head(it) } as Set,
-                found.regionIds.collect { PathSegDiff.Keys.region(it) } as Set, found.measurements)
-        if (isWatched(data)) {
-            Window.know(gui, objects*.pathClass.unique())
-        }
+                found.regionIds.collect { PathSegDiff.Keys.region(it) } as Set,
+                rows, server.models())
+        know(classesOf(job, rows))
         job.warnings?.each { say(it) }
         say("${objects.size()} objects in ${nameOf(data)}")
         PathSegDiff.tableOf(found.rows).each { script.println(it) }
@@ -128,7 +130,7 @@ class InQuPath {
 
     private List samples() {
         entriesOrImage().collect { place ->
-            List classed = place.hierarchy().annotationObjects.findAll { trains(it) }
+            List classed = place.hierarchy().annotationObjects.findAll { trains(it) } as List
             if (!classed) {
                 return null
             }
@@ -152,13 +154,27 @@ class InQuPath {
             return
         }
         File folder = projectFolder()
-        List<List<String>> rows = entriesOrImage().collectMany { ClassAreas.rowsOf(it.name, it.id, it.hierarchy()) }
+        List models = knownModels()
+        List<List<String>> rows = entriesOrImage().collectMany {
+            ClassAreas.rowsOf(it.name, it.id, it.hierarchy(), models)
+        }
         if (!rows) {
             throw new PathSegDiff.Trouble('no image of the project has objects of ours; segment some first')
         }
         File file = new File(path).absolute ? new File(path) : new File(folder, path)
         PathSegDiff.writeTable(file, [PathSegDiff.COLUMNS] + rows)
         say("${rows.size()} rows written to $file")
+    }
+
+    /** Return the server's models; none if there is no way to them, for they only tell the heads of empty classes. */
+    private List knownModels() {
+        try {
+            server.connect()
+            return server.models()
+        } catch (PathSegDiff.Trouble trouble) {
+            say("classes without objects are listed without their head, for ${trouble.message}")
+            return []
+        }
     }
 
     /** Write the annotations of all images of the project to where a run without QuPath reads them. */
@@ -205,7 +221,8 @@ class InQuPath {
             heads << PathSegDiff.Keys.head(it.head)
             regions << PathSegDiff.Keys.region(it.region_id)
         }
-        replace(data.hierarchy, objects, heads, regions, PathSegDiff.measurementsOf(result.rows))
+        replace(data.hierarchy, objects, heads, regions, result.rows, [])
+        know(objects*.pathClass.unique().findAll())
         say("${objects.size()} objects of $file put into ${nameOf(data)}")
     }
 
@@ -264,7 +281,10 @@ class InQuPath {
         lines.each { say(it) }
         if (isWatched(QP.currentImageData) &&
             ask("${lines.join('\n')}\n\nOpen the server's page in the browser?")) {
-            Window.browse(gui, server.page())
+            String url = server.page()
+            Window.browse(gui, url)
+            // QuPath does not tell whether there is a browser; here the address can be copied.
+            Window.input(TITLE, 'If no browser opens, copy this address, which is good for ten minutes:', url)
         }
     }
 
@@ -361,7 +381,7 @@ class InQuPath {
     // ---- objects ------------------------------------------------------------------------------
 
     private static List areasOf(Collection objects) {
-        objects.findAll { it.isAnnotation() && it.getROI()?.isArea() }
+        objects.findAll { it.isAnnotation() && it.getROI()?.isArea() } as List  // selected ones are a set
     }
 
     /** Return annotations as QuPath exports them, without what is nested in them or measured. */
@@ -382,29 +402,32 @@ class InQuPath {
 
     /**
      * Put objects of ours below the annotations of their regions, else at the root, in place of
-     * earlier ones, and give annotations exactly these measurements of ours. One change, so that
-     * one step undoes it. heads, regions: keys of what was done anew.
+     * earlier ones, and give annotations the measurements that these rows tell of. One change, so
+     * that one step undoes it. heads, regions: keys of what was done anew. models: the server's.
      */
-    private void replace(Object hierarchy, List objects, Set heads, Set regions, Map measurements) {
+    private void replace(Object hierarchy, List objects, Set heads, Set regions, List rows, List models) {
         Collection annotations = hierarchy.annotationObjects
-        Map byId = annotations.collectEntries { [(it.ID.toString()): it] }
+        Map rowsById = rows.groupBy { it.region_id }
         // Those of this job last, and so first, should two have one key.
-        Map byKey = annotations.toSorted { measurements.containsKey(it.ID.toString()) }
+        Map byKey = annotations.toSorted { rowsById.containsKey(it.ID.toString()) }
             .collectEntries { [(PathSegDiff.Keys.region(it.ID.toString())): it] }
         Set present = byKey.keySet() + PathSegDiff.AUTOMATIC.collect { PathSegDiff.Keys.region(it) }
-        List going = hierarchy.detectionObjects.findAll {
-            PathSegDiff.Keys.isReplaced(it.ID, heads, regions, present)
-        }
+        List ours = hierarchy.detectionObjects.findAll { PathSegDiff.Keys.isOurs(it.ID) } as List
+        List going = ours.findAll { PathSegDiff.Keys.isReplaced(it.ID, heads, regions, present) }
         hierarchy.selectionModel.deselectObjects(going)
         remove(going)
         Map children = objects.groupBy { byKey[PathSegDiff.Keys.regionOf(it.ID)] ?: hierarchy.rootObject }
         children.each { parent, items -> parent.addChildObjects(items) }
-        measurements.each { id, values ->
-            if (byId[id] != null) {
-                measure(byId[id], values)
-            }
+        Map before = ours.groupBy { PathSegDiff.Keys.regionOf(it.ID) }
+        List measured = annotations.findAll { rowsById.containsKey(it.ID.toString()) } as List
+        measured.each {
+            String id = it.ID
+            Set made = before[PathSegDiff.Keys.region(id)].collect { [it.name, it.pathClass?.toString()] } as Set
+            measure(it, PathSegDiff.measured(it.measurements, rowsById[id], made, models))
         }
         hierarchy.fireHierarchyChangedEvent(hierarchy)
+        // Only an event that names objects becomes a step that QuPath can undo.
+        hierarchy.fireObjectMeasurementsChangedEvent(hierarchy, measured ?: [hierarchy.rootObject])
     }
 
     /** Take objects out; what was nested in them moves up. */
@@ -422,6 +445,27 @@ class InQuPath {
             }
             parent.addChildObject(child)
         }
+    }
+
+    /** Add classes to the project's list, as `run` does; those it has keep their colours. */
+    private void know(Collection classes) {
+        if (gui != null) {
+            Window.know(gui, classes)
+        } else if (QP.project != null) {
+            List known = QP.project.pathClasses
+            List fresh = classes.findAll { !known.contains(it) }
+            if (fresh) {
+                QP.project.setPathClasses(known + fresh)
+            }
+        }
+    }
+
+    /** Return the classes that a job's heads have objects of, found or not. */
+    private static List classesOf(Map job, List rows) {
+        Set shown = rows.findAll { !it.silent }.collect { [it.head, it.class_name] }
+        job.result.classes.findAll { [it.head, it['class']] in shown }.collect {
+            PathClass.fromString(it['class'] as String, it.color ? ColorTools.packRGB(*it.color*.intValue()) : null)
+        }.unique()
     }
 
     private static void measure(Object annotation, Map values) {
@@ -508,16 +552,18 @@ class InQuPath {
     /** The class areas that an image's own objects tell of. */
     static class ClassAreas {
 
-        /** Return rows as the table of `run` has them; an annotation's head and zero rows as far as known. */
-        static List<List<String>> rowsOf(String image, String id, Object hierarchy) {
-            List ours = hierarchy.detectionObjects.findAll { PathSegDiff.Keys.isOurs(it.ID) }
+        /**
+         * Return rows as the table of `run` has them, as far as objects and measurements tell: tissue
+         * and slide without percent, and without the classes that make no objects there.
+         */
+        static List<List<String>> rowsOf(String image, String id, Object hierarchy, List models) {
+            List ours = hierarchy.detectionObjects.findAll { PathSegDiff.Keys.isOurs(it.ID) } as List
             Map byRegion = ours.groupBy { PathSegDiff.Keys.regionOf(it.ID) }
-            Set heads = ours*.name as Set
             List<List<String>> rows = hierarchy.annotationObjects.withIndex(1).collectMany { annotation, number ->
                 String region = annotation.ID
                 List inside = byRegion[PathSegDiff.Keys.region(region)] ?: []
                 String name = annotation.name ?: annotation.pathClass?.toString() ?: "Annotation $number"
-                measured(annotation, inside, heads).collect { [image, id, name, region] + it }
+                measured(annotation, inside, models).collect { [image, id, name, region] + it }
             }
             rows + PathSegDiff.AUTOMATIC.collectMany { region ->
                 List inside = byRegion[PathSegDiff.Keys.region(region)] ?: []
@@ -525,19 +571,12 @@ class InQuPath {
             }
         }
 
-        private static List measured(Object annotation, List inside, Set heads) {
-            Map values = annotation.measurements
-            String area = PathSegDiff.AREA
-            Collection names = values.keySet().findAll { it.startsWith(PathSegDiff.PREFIX) && it.endsWith(area) }
-            names.collect { name ->
-                String label = name[PathSegDiff.PREFIX.size()..<-area.size()]
-                String head = heads.find { it && label.startsWith("$it: ") }
-                String kind = head ? label.substring(head.size() + 2) : label
-                List same = inside.findAll { it.pathClass?.toString() == kind && (!head || it.name == head) }
-                List makers = (same ?: inside)*.name.unique()
-                Number percent = values["${PathSegDiff.PREFIX}$label %".toString()]
-                [head ?: (makers.size() == 1 ? makers[0] : ''), kind, PathSegDiff.fixed(values[name], 3),
-                 percent == null ? '' : PathSegDiff.fixed(percent, 4), same.size().toString()]
+        private static List measured(Object annotation, List inside, List models) {
+            Collection pairs = inside.collect { [it.name, it.pathClass?.toString()] }
+            PathSegDiff.valuesOf(annotation.measurements, pairs, models).collect { head, kind, values ->
+                Number percent = values[' %']
+                [head ?: '', kind, PathSegDiff.fixed(values[PathSegDiff.AREA] ?: 0, 3),
+                 percent == null ? '' : PathSegDiff.fixed(percent, 4), pairs.count([head, kind]).toString()]
             }
         }
 
@@ -585,11 +624,11 @@ class InQuPath {
             gui.imageData.is(data) || gui.allViewers.any { it.imageData.is(data) }
         }
 
-        /** Add classes to the list that QuPath's window shows, as a run adds them to the project's. */
-        static void know(Object gui, List classes) {
+        /** Add classes to the list that QuPath's window shows, and which it keeps in the project. */
+        static void know(Object gui, Collection classes) {
             onFx {
                 List known = gui.availablePathClasses
-                known.addAll(classes.findAll { it != null && !known.contains(it) })
+                known.addAll(classes.findAll { !known.contains(it) })
             }
         }
 

@@ -19,6 +19,7 @@ class PathSegDiff {
     static final String VERSION = '@VERSION@'
     static final String INSTALL = 'run "qupath-pathsegdiff scripts install" again'
     static final int START_SECONDS = 60
+    static final int END_SECONDS = 15
     static final int POLL_MILLISECONDS = 700
     static final int CONNECT_SECONDS = 5
     static final int ANSWER_SECONDS = 60
@@ -132,19 +133,39 @@ class PathSegDiff {
         if (launcher().version != VERSION || handle == null || !isLocal(connection.url as String)) {
             throw new Trouble("$differs; $INSTALL, and restart the server")
         }
-        if (jobs().any { it.state in ['queued', 'running'] }) {
+        if (isBusy()) {
             throw new Trouble("$differs; run this again when its jobs are done, and it is restarted")
         }
         say("$differs: it is idle, and is restarted")
-        handle.destroy()
-        for (int i = 0; i < 100 && handle.alive; i++) {
-            Thread.sleep(100)
-        }
+        end(handle)
         Map fresh = running() ?: start()
         if (fresh.version != VERSION) {
             throw new Trouble("$differs; $INSTALL, and restart the server")
         }
         fresh
+    }
+
+    private boolean isBusy() {
+        try {
+            return jobs().any { it.state in ['queued', 'running'] }
+        } catch (NoAnswer ignored) {
+            return false  // another script has just ended it
+        }
+    }
+
+    /** End a server, by force if it must be (jobs survive that): while it answers none takes its place. */
+    private static void end(ProcessHandle server) {
+        for (boolean byForce : [false, true]) {
+            byForce ? server.destroyForcibly() : server.destroy()
+            long deadline = System.currentTimeMillis() + END_SECONDS * 1000L
+            while (server.alive && System.currentTimeMillis() < deadline) {
+                Thread.sleep(100)
+            }
+            if (!server.alive) {
+                return
+            }
+        }
+        throw new Trouble("the server (process ${server.pid()}) does not end; end it, and run this again")
     }
 
     private Map launcher() {
@@ -373,16 +394,99 @@ class PathSegDiff {
 
     /** Return by region id the measurements that rows of class areas give an annotation. */
     static Map<String, Map<String, Double>> measurementsOf(List rows) {
-        List shown = rows.findAll { !it.silent }
-        Map heads = shown.countBy { [it.region_id, it.class_name] }
-        Map values = [:]
-        shown.each { row ->
-            String head = heads[[row.region_id, row.class_name]] == 1 ? '' : "${row.head}: "
-            Map of = (Map) values.computeIfAbsent(row.region_id) { [:] }
-            of["$PREFIX$head${row.class_name}$AREA".toString()] = row.area_um2 as double
-            of["$PREFIX$head${row.class_name} %".toString()] = row.percent as double
+        rows.findAll { !it.silent }.groupBy { it.region_id }.collectEntries { region, its ->
+            [region, named(its.collect { [it.head, it.class_name, [(AREA): it.area_um2, ' %': it.percent]] })]
         }
-        values
+    }
+
+    /** Return measurements by name; the head goes before a class that several heads have. */
+    private static Map<String, Double> named(List values) {
+        Map count = values.countBy { it[1] }
+        Map found = [:]
+        values.each { head, kind, parts ->
+            String label = count[kind] == 1 || !head ? kind : "$head: $kind"
+            parts.each { part, value -> found["$PREFIX$label$part".toString()] = value as double }
+        }
+        found
+    }
+
+    /** Return the rows that a job tells of, named as `run` stores them; `silent`: not measured. */
+    static List<Map> rowsOf(Map classAreas) {
+        classAreas.rows.collect { row ->
+            Map measured = classAreas.measurements[row.regionId] ?: [:]
+            boolean shown = ['', "${row.head}: "].any {
+                measured.containsKey("$PREFIX$it${row['class']}$AREA".toString())
+            }
+            [region_id: row.regionId, head: row.head, class_name: row['class'], area_um2: row.areaUm2,
+             percent: row.percent, silent: !shown]
+        }
+    }
+
+    /**
+     * Return the measurements of ours that an annotation has once these rows are new: those of other
+     * heads stay, as in `run`. Measurements do not name their head unless several have such a class;
+     * then it is known by its objects, or by its classes, all of which have values.
+     * old: its measurements by name. rows: of this annotation. objects: pairs of head and class of
+     * the objects of ours in it, old ones. models: as the server tells of them, if it does.
+     */
+    static Map<String, Double> measured(Map old, List rows, Collection objects, List models) {
+        Set anew = rows*.head as Set
+        List shown = rows.findAll { !it.silent }
+        Set classes = shown*.class_name as Set
+        List kept = valuesOf(old, objects, models, anew, classes)
+            .findAll { head, kind, parts -> head ? !anew.contains(head) : !classes.contains(kind) }
+        named(kept + shown.collect { [it.head, it.class_name, [(AREA): it.area_um2, ' %': it.percent]] })
+    }
+
+    /**
+     * Return the values of ours among measurements, each as head, class, and numbers by unit. The
+     * head is null if nothing tells it. anew, classes: heads that get new values, and their classes.
+     */
+    static List valuesOf(Map old, Collection objects, List models, Set anew = [], Set classes = []) {
+        Map labels = labelsOf(old)
+        Map others = others(labels.keySet(), anew, classes, objects, models)
+        labels.collect { label, parts ->
+            String head = (others.keySet() + anew).find { label.startsWith("$it: ") }
+            String kind = head ? label.substring(head.size() + 2) : label
+            [head ?: others.find { it.value.contains(kind) }?.key, kind, parts]
+        }
+    }
+
+    /** Return by what stands between our prefix and the unit the values of ours. */
+    private static Map labelsOf(Map measurements) {
+        Map labels = [:]
+        measurements.each { name, value ->
+            String unit = [AREA, ' %'].find { name.startsWith(PREFIX) && name.endsWith(it) }
+            if (unit) {
+                labels.computeIfAbsent(name[PREFIX.size()..<-unit.size()]) { [:] }[unit] = value
+            }
+        }
+        labels
+    }
+
+    /** Return the classes of the other heads that have values, by head. */
+    private static Map<String, Set> others(Set labels, Set anew, Set classes, Collection objects, List models) {
+        Map<String, Set> found = [:]
+        objects.each { head, kind -> found.computeIfAbsent(head) { [] as Set } << kind }
+        Closure valued = { head, kind -> kind in labels || "$head: $kind".toString() in labels }
+        boolean first = !classes.every { kind -> labels.any { it == kind || it.endsWith(": $kind") } }
+        headsOf(models).each { head, its ->
+            boolean seen = found.containsKey(head) || labels.any { it.startsWith("$head: ") }
+            // All its classes have values, and those can be neither the new heads' own nor others'.
+            boolean alike = its.every { valued(head, it) } && (first || !classes.containsAll(its)) &&
+                !found.values().sum([] as Set).containsAll(its)
+            if (seen || alike) {
+                found.computeIfAbsent(head) { [] as Set }.addAll(its)
+            }
+        }
+        found.findAll { !(it.key in anew) }
+    }
+
+    /** Return the heads of all models, each with the classes that it measures; those with most first. */
+    private static List headsOf(List models) {
+        models.collectMany { model ->
+            model.heads.collect { [it.name, it.classes.findAll { kind -> kind.detections }*.name as Set] }
+        }.toSorted { -it[1].size() }
     }
 
     /** Return rows of strings as lines of aligned columns; numbers, from the fourth on, to the right. */
