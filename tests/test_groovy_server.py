@@ -246,3 +246,27 @@ def test_two_qupaths_at_once_start_one_server_that_does_the_jobs_of_both(
             qupath.close()
     assert [answer[:2] for answer in answers] == [[pid_of(module_home), "done"]] * 2
     assert answers[0][2] == answers[1][2] > 0 and answers[0][3] != answers[1][3]
+
+
+def test_the_user_opens_a_folder_to_the_server_by_a_file_of_their_own(
+    groovy, module_home, small_project, tmp_path
+):
+    if tmp_path.is_relative_to(Path.home()):
+        pytest.skip("temporary folders lie in the home folder, which is open")
+    home = tmp_path / "home"
+    shutil.copytree(module_home / "models", home / "models")
+    command(home, "scripts", "install", "--user-dir", module_home.parent / "v0.5")
+    code = """client.connect()
+        try { return [client.submit(asked).id, null] } catch (PathSegDiff.Closed closed) {
+            client.open(closed.folder)
+            client.open(closed.folder)
+            def job = client.submit(asked)
+            client.cancel(job.id)
+            [job.kind, closed.folder]
+        }"""
+    try:
+        (kind, folder), _ = call(groovy, home, code, asked=request_for(small_project))
+    finally:
+        stop_and_wait(home)
+    assert (kind, Path(folder)) == ("segment", small_project.parent.resolve())
+    assert json.loads((home / "projects.json").read_text(encoding="utf-8")) == {"folders": [folder]}

@@ -79,7 +79,7 @@ class InQuPath {
             request.heads = settings.heads
         }
         server.connect()
-        Map job = finish(server.submit(request), nameOf(data))
+        Map job = finish(submit(request), nameOf(data))
         Map found = server.classAreas(job.id as String)
         List rows = PathSegDiff.rowsOf(found)
         List objects = server.detections(job.id as String).withCloseable { PathIO.readObjectsFromGeoJSON(it) }
@@ -118,8 +118,8 @@ class InQuPath {
             options.steps = settings.steps
         }
         server.connect()
-        Map job = finish(server.submit([kind: 'train', samples: samples, model: settings.model,
-                                        heads: [head.trim()], options: options]), "head ${head.trim()}")
+        Map job = finish(submit([kind: 'train', samples: samples, model: settings.model,
+                                 heads: [head.trim()], options: options]), "head ${head.trim()}")
         Map made = job.result
         String dice = made.meanDice == null ? '' :
             ", mean Dice ${PathSegDiff.fixed(made.meanDice, 2)} on ${made.heldOutImages} images held out"
@@ -289,6 +289,23 @@ class InQuPath {
     }
 
     // ---- jobs ---------------------------------------------------------------------------------
+
+    /** Hand in a job; images that the server may not read yet, the user can let it. */
+    private Map submit(Map request) {
+        if (QP.project?.path != null) {
+            server.open(projectFolder().canonicalPath)
+        }
+        try {
+            return server.submit(request)
+        } catch (PathSegDiff.Closed closed) {
+            if (!isWatched(QP.currentImageData) ||
+                !ask("PathSegDiff may not read the images in this folder yet. Let it?\n\n${closed.folder}")) {
+                throw closed
+            }
+            server.open(closed.folder)
+        }
+        submit(request)
+    }
 
     /** Wait for a job with progress in the log and, if somebody looks on, in a window. */
     private Map finish(Map job, String what) {

@@ -32,6 +32,17 @@ class PathSegDiff {
         Trouble(String sentence) { super(sentence) }
     }
 
+    /** The server on this machine may not read an image's folder; its user can open it. */
+    static class Closed extends Trouble {
+
+        final String folder
+
+        Closed(String sentence, String folder) {
+            super(sentence)
+            this.folder = folder
+        }
+    }
+
     /** Nobody answers at the server's address. */
     static class NoAnswer extends Trouble {
         NoAnswer(String sentence) { super(sentence) }
@@ -235,6 +246,24 @@ class PathSegDiff {
     /** Hand in a job; return it as the server has it. */
     Map submit(Map request) { (Map) send('POST', '/v1/jobs', request) }
 
+    /**
+     * Let the server of this home read the images in a folder, from now on. Not asked over HTTP: who
+     * can write this file is the user.
+     */
+    void open(String folder) {
+        File file = new File(home, 'projects.json')
+        List folders = []
+        try {
+            Object read = file.file ? Json.read(file.getText('UTF-8')) : null
+            folders = read instanceof Map && read.folders instanceof List ? read.folders : []
+        } catch (IOException | IllegalArgumentException ignored) {
+            // damaged: written anew
+        }
+        if (!folders.contains(folder)) {
+            writeWhole(file, Json.write([folders: [folder] + folders]))
+        }
+    }
+
     Map cancel(String id) { (Map) send('DELETE', "/v1/jobs/$id", null) }
 
     /** Return the address of the server's page, good for one visit. */
@@ -343,7 +372,7 @@ class PathSegDiff {
         }
         InputStream stream = unpacked(answer)
         if (answer.statusCode() >= 300) {
-            throw new Trouble(sentenceOf(answer.statusCode(), "$method $url$path", stream))
+            throw refusal(answer.statusCode(), "$method $url$path", stream, isLocal(url))
         }
         stream
     }
@@ -368,18 +397,20 @@ class PathSegDiff {
     }
 
     /** Return what a refusal (RFC 9457) says, or what can be said of any other. */
-    private static String sentenceOf(int status, String asked, InputStream stream) {
+    private static Trouble refusal(int status, String asked, InputStream stream, boolean isLocal) {
         String text = stream.withCloseable { it.getText('UTF-8') }
         try {
             Object problem = Json.read(text)
             if (problem instanceof Map && problem.detail) {
-                return problem.detail
+                return problem.folder && isLocal ? new Closed(problem.detail, problem.folder)
+                    : new Trouble(problem.detail)
             }
         } catch (IllegalArgumentException ignored) {
             // no JSON: said below
         }
-        status == UNAUTHORIZED ? 'the server does not know this token any more; run the script again'
-            : "the server answered $status to $asked; look at its log, or restart it"
+        new Trouble(status == UNAUTHORIZED
+            ? 'the server does not know this token any more; run the script again'
+            : "the server answered $status to $asked; look at its log, or restart it")
     }
 
     // ---- what is known of class areas ---------------------------------------------------------
