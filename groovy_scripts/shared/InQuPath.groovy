@@ -87,9 +87,9 @@ class InQuPath {
             throw new PathSegDiff.Trouble("${nameOf(data)} is not open any more, so that its" +
                 " ${objects.size()} objects were not added; open it and run this again")
         }
-        replace(data.hierarchy, objects, found.heads.collect { PathSegDiff.Keys.head(it) } as Set,
-                found.regionIds.collect { PathSegDiff.Keys.region(it) } as Set,
-                rows, server.models())
+        Map anew = [heads: found.heads.collect { PathSegDiff.Keys.head(it) } as Set,
+                    regions: found.regionIds.collect { PathSegDiff.Keys.region(it) } as Set]
+        replace(data.hierarchy, objects, anew, rows, server.models())
         know(classesOf(job, rows))
         job.warnings?.each { say(it) }
         say("${objects.size()} objects in ${nameOf(data)}")
@@ -221,7 +221,7 @@ class InQuPath {
             heads << PathSegDiff.Keys.head(it.head)
             regions << PathSegDiff.Keys.region(it.region_id)
         }
-        replace(data.hierarchy, objects, heads, regions, result.rows, [])
+        replace(data.hierarchy, objects, [heads: heads, regions: regions], result.rows, [])
         know(objects*.pathClass.unique().findAll())
         say("${objects.size()} objects of $file put into ${nameOf(data)}")
     }
@@ -420,9 +420,9 @@ class InQuPath {
     /**
      * Put objects of ours below the annotations of their regions, else at the root, in place of
      * earlier ones, and give annotations the measurements that these rows tell of. One change, so
-     * that one step undoes it. heads, regions: keys of what was done anew. models: the server's.
+     * that one step undoes it. anew: keys of the heads and regions done. models: the server's.
      */
-    private void replace(Object hierarchy, List objects, Set heads, Set regions, List rows, List models) {
+    private void replace(Object hierarchy, List objects, Map anew, List rows, List models) {
         Collection annotations = hierarchy.annotationObjects
         Map rowsById = rows.groupBy { it.region_id }
         // Those of this job last, and so first, should two have one key.
@@ -430,7 +430,7 @@ class InQuPath {
             .collectEntries { [(PathSegDiff.Keys.region(it.ID.toString())): it] }
         Set present = byKey.keySet() + PathSegDiff.AUTOMATIC.collect { PathSegDiff.Keys.region(it) }
         List ours = hierarchy.detectionObjects.findAll { PathSegDiff.Keys.isOurs(it.ID) } as List
-        List going = ours.findAll { PathSegDiff.Keys.isReplaced(it.ID, heads, regions, present) }
+        List going = ours.findAll { PathSegDiff.Keys.isReplaced(it.ID, anew.heads, anew.regions, present) }
         hierarchy.selectionModel.deselectObjects(going)
         remove(going)
         Map children = objects.groupBy { byKey[PathSegDiff.Keys.regionOf(it.ID)] ?: hierarchy.rootObject }
@@ -472,6 +472,7 @@ class InQuPath {
             List known = QP.project.pathClasses
             List fresh = classes.findAll { !known.contains(it) }
             if (fresh) {
+                // groovylint-disable-next-line UnnecessarySetter
                 QP.project.setPathClasses(known + fresh)
             }
         }
