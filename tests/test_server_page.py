@@ -263,8 +263,9 @@ def test_a_download_is_what_the_server_has_under_a_proper_name(
 def test_a_running_job_shows_its_progress_live_and_is_cancelled_by_the_keyboard(server, tab):
     tab.open(server.link())
     whole = [[0, 0], [640, 0], [640, 512], [0, 512], [0, 0]]
-    job_id = server.send("large.tif", regions=[whole])
-    behind = server.send("behind.tif", regions=[whole])
+    minutes = [whole] * 200  # so that no machine is done before it is looked at
+    job_id = server.send("large.tif", regions=minutes)
+    behind = server.send("behind.tif", regions=minutes)
     tab.wait_for(f"{in_card(job_id, 'progress')}?.value > 0")
     assert tab.run(f"{in_card(job_id, '.stage')}.textContent").startswith("Segmenting · ")
     before = tab.run(f"{in_card(job_id, 'progress')}.value")
