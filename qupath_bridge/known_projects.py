@@ -7,6 +7,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from qupath_bridge.disk import replacing
+from qupath_bridge.errors import ProjectError
 from qupath_bridge.settings import home
 
 REMEMBERED = 200
@@ -19,14 +21,13 @@ def remember_project(project: Path) -> None:
     The newest comes first, and of very many the oldest are forgotten. What cannot be written is
     let go: the user can still name the folder with `serve --root`.
     """
-    with suppress(OSError):
+    with suppress(OSError, ProjectError):
         folder = (project if project.is_dir() else project.parent).resolve()
         file = own_folder(home()) / FILE
         folders = [folder, *(known for known in known_folders() if known != folder)]
-        beside = file.with_name(f".{FILE}.{os.getpid()}.tmp")
         text = json.dumps({"folders": [os.fspath(f) for f in folders[:REMEMBERED]]}, indent=1)
-        beside.write_text(text + "\n", encoding="utf-8")
-        beside.replace(file)
+        with replacing(file) as beside:
+            beside.write_text(text + "\n", encoding="utf-8")
 
 
 def known_folders() -> list[Path]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qupath_bridge import __version__
+from qupath_bridge.disk import replacing
 from qupath_bridge.known_projects import own_folder
 
 FILE = "launcher.json"
@@ -17,12 +18,12 @@ def write_launcher(home: Path, options: Sequence[str] = ()) -> None:
     """Write how `serve` is started with these options, in place of what was there.
 
     Raises:
-        OSError: the system refused to write.
+        OSError: the home cannot be made.
+        ProjectError: the system refused to write.
     """
     # -P: a module in whatever folder QuPath was started in is none of ours.
     command = [sys.executable, "-P", "-m", "qupath_bridge", "serve", *options]
     path = own_folder(home) / FILE
-    beside = path.with_name(f".{FILE}.tmp")
     text = json.dumps({"command": command, "version": __version__}, indent=1)
-    beside.write_text(text + "\n", encoding="utf-8")
-    beside.replace(path)
+    with replacing(path) as beside:
+        beside.write_text(text + "\n", encoding="utf-8")

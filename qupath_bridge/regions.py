@@ -15,15 +15,12 @@ from shapely.geometry.base import BaseGeometry
 
 from qupath_bridge.errors import RegionError
 from qupath_bridge.geometry import Region, Scale
-from qupath_bridge.project.base import Annotation
+from qupath_bridge.project.base import AUTOMATIC_REGIONS, Annotation
 from qupath_bridge.suggestions import IGNORED_CLASS, is_untouched
 from qupath_bridge.tissue import TissueSettings, mask_mpp, tissue_mask
 
 if TYPE_CHECKING:
     from qupath_bridge.slide import Slide
-
-AUTOMATIC_REGIONS = ("tissue", "slide")
-"""Regions that no annotation stands for: every run replaces what earlier ones made in them."""
 
 LEAST_AREA_PX = 1.0
 SIMPLIFY_MASK_PIXELS = 0.75

@@ -36,7 +36,7 @@ from qupath_bridge.measurements import (
     annotation_measurements,
     read_class_areas,
 )
-from qupath_bridge.regions import AUTOMATIC_REGIONS
+from qupath_bridge.project.base import AUTOMATIC_REGIONS
 from qupath_bridge.store import Scope
 
 VERSION = "@VERSION@"  # as the shared file has it before it is installed

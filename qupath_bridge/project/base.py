@@ -13,6 +13,9 @@ from shapely.geometry.base import BaseGeometry
 from qupath_bridge.detections import Detection
 from qupath_bridge.geometry import Mpp
 
+AUTOMATIC_REGIONS = ("tissue", "slide")
+"""Regions that no annotation stands for: every run replaces what earlier ones made in them."""
+
 
 @dataclass(frozen=True)
 class ProjectImage:

@@ -14,15 +14,18 @@ from qupath_bridge.detections import is_ours, replaced_by
 from qupath_bridge.errors import ImageDataError, ProjectError, SlideError
 from qupath_bridge.project import entries, qpdata
 from qupath_bridge.project import hierarchy as objects
-from qupath_bridge.project.base import Annotation, ImageWrite, ProjectImage, Suggestion
+from qupath_bridge.project.base import (
+    AUTOMATIC_REGIONS,
+    Annotation,
+    ImageWrite,
+    ProjectImage,
+    Suggestion,
+)
 from qupath_bridge.project.classlist import add_classes
 from qupath_bridge.project.jvm import message_of
 from qupath_bridge.project.qpproj import ProjectFile, image_of
 from qupath_bridge.project.uris import path_of_uri
 from qupath_bridge.suggestions import is_untouched
-
-AUTOMATIC_REGIONS = ("tissue", "slide")
-"""Regions that no annotation stands for, and that are always there."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 from qupath_bridge import __version__
-from qupath_bridge.errors import ServerError
+from qupath_bridge.errors import ProjectError, ServerError
 from qupath_bridge.jobs import JobQueue, QueueSettings, RequestLimits
 from qupath_bridge.known_projects import own_folder
 from qupath_bridge.launcher import write_launcher
@@ -81,7 +81,7 @@ def _serve_queue(
     try:
         queue.start()
         write_connection(settings.home, connection)
-        with suppress(OSError):  # then the next start is the user's
+        with suppress(OSError, ProjectError):  # then the next start is the user's
             write_launcher(settings.home, settings.options)
         with suppress(OSError):  # whoever started it does not listen any more
             for line in _greeting(settings, url, access):
