@@ -1,0 +1,92 @@
+"""A fused band <-> bytes, with a checksum: for checkpoints, and from one machine to another.
+
+b"PSDB1\\n" . CRC-32 of the rest . length of the header . header (JSON) . for each part of a map:
+codes (zlib), then of the cells with data probability (uint16, see `steps_of`) and entropy (float16)
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from qupath_bridge.engine.fused import FusedBand, is_bare, of_steps, steps_of
+from qupath_bridge.fusion import NODATA, ClassMap
+
+MAGIC = b"PSDB1\n"
+LENGTHS = struct.Struct("<II")
+PROBABILITY, ENTROPY = np.dtype("<u2"), np.dtype("<f2")
+
+
+def packed(band: FusedBand) -> bytes:
+    """Return a band as bytes; equal bands give equal bytes."""
+    parts, blobs = [], []
+    for (region, head), maps in band.maps.items():
+        for rows in maps:
+            blob = b"" if is_bare(rows) else _cells(rows)
+            height, width = rows.codes.shape
+            parts.append([region, head, rows.x_m, rows.y_m, rows.cell_m, height, width, len(blob)])
+            blobs.append(blob)
+    keys = list(band.maps)  # a region may have no rows in a band
+    header = json.dumps([band.undecodable, keys, parts], separators=(",", ":")).encode()
+    body = b"".join([header, *blobs])
+    return MAGIC + LENGTHS.pack(zlib.crc32(body), len(header)) + body
+
+
+def unpacked(content: bytes) -> FusedBand:
+    """Return the band that bytes hold.
+
+    Raises:
+        ValueError: they are damaged, or none of this kind.
+    """
+    start = len(MAGIC) + LENGTHS.size
+    if content[: len(MAGIC)] != MAGIC or len(content) < start:
+        raise ValueError("no band, or one of another version")
+    checksum, header_bytes = LENGTHS.unpack(content[len(MAGIC) : start])
+    body = memoryview(content)[start:]
+    if zlib.crc32(body) != checksum:
+        raise ValueError("damaged")
+    undecodable, keys, parts = json.loads(bytes(body[:header_bytes]))
+    band = FusedBand({(region, head): [] for region, head in keys}, undecodable)
+    for key, rows in _maps(parts, body[header_bytes:]):
+        band.maps[key].append(rows)
+    return band
+
+
+def _cells(rows: ClassMap) -> bytes:
+    codes = np.ascontiguousarray(rows.codes)
+    seen = codes != NODATA
+    squeezed = zlib.compress(codes.tobytes(), level=1)
+    probability = steps_of(rows.probability[seen]).astype(PROBABILITY)
+    entropy = rows.entropy[seen].astype(ENTROPY)
+    return b"".join(
+        [len(squeezed).to_bytes(4, "little"), squeezed, probability.tobytes(), entropy.tobytes()]
+    )
+
+
+def _maps(parts: Any, blobs: memoryview) -> Iterator[tuple[tuple[int, str], ClassMap]]:
+    place = 0
+    for region, head, x_m, y_m, cell_m, height, width, size in parts:
+        layers = _layers(blobs[place : place + size], (height, width))
+        place += size
+        yield (region, head), ClassMap(*layers, x_m, y_m, cell_m)
+
+
+def _layers(blob: memoryview, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    if not blob:
+        nothing = (np.uint8(NODATA), np.float32(0), np.float16(0))
+        codes, probability, entropy = (np.broadcast_to(value, shape) for value in nothing)
+        return codes, probability, entropy
+    end = 4 + int.from_bytes(blob[:4], "little")
+    codes = np.frombuffer(zlib.decompress(blob[4:end]), np.uint8).reshape(shape)
+    seen = codes != NODATA
+    count = int(np.count_nonzero(seen))
+    middle = end + count * PROBABILITY.itemsize
+    probability, entropy = np.zeros(shape, np.float32), np.zeros(shape, np.float16)
+    probability[seen] = of_steps(np.frombuffer(blob[end:middle], PROBABILITY))
+    entropy[seen] = np.frombuffer(blob[middle:], ENTROPY)
+    return codes, probability, entropy

@@ -1,0 +1,43 @@
+"""One thread that works behind another, in order, and not too far behind."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Self
+
+
+class Follower:
+    """Does what it is told, one thing after the other, while its caller goes on.
+
+    ahead: how many things may wait; then the caller does. A context manager: leaving it waits for
+    all that was told, or, where the caller failed, for what is being done.
+    """
+
+    def __init__(self, name: str, ahead: int = 2) -> None:
+        self._thread = ThreadPoolExecutor(1, name)
+        self._ahead = ahead
+        self._waiting: deque[Future[None]] = deque()
+
+    def do(self, work: Callable[..., None], *arguments: Any) -> None:
+        """Have this done. What earlier work raised is raised here."""
+        self._waiting.append(self._thread.submit(work, *arguments))
+        while len(self._waiting) > self._ahead or (self._waiting and self._waiting[0].done()):
+            self._waiting.popleft().result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            while kind is None and self._waiting:
+                self._waiting.popleft().result()
+        finally:
+            self._thread.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,130 @@
+"""One image's work: from its regions to objects on disk, computed or taken from a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from qupath_bridge.detections import Detection
+from qupath_bridge.engine.checkpoint import Checkpoint
+from qupath_bridge.engine.compute import Advance, Computation
+from qupath_bridge.engine.fused import FusedBand
+from qupath_bridge.engine.spool import ObjectSpool
+from qupath_bridge.engine.sweep import Sweep
+from qupath_bridge.engine.tracing import SweepTracer, Traced
+from qupath_bridge.errors import SlideError
+from qupath_bridge.geometry import Region, Scale
+from qupath_bridge.segment import Engine
+from qupath_bridge.slide import Slide
+
+MOST_UNDECODABLE = 0.01
+
+
+@dataclass(frozen=True)
+class ImageWork:
+    """One image, opened, and what is to be done of it."""
+
+    engine: Engine
+    slide: Slide
+    regions: Sequence[Region]
+    sweep: Sweep
+
+    @classmethod
+    def of(cls, engine: Engine, slide: Slide, regions: Sequence[Region]) -> ImageWork:
+        """Return the work that regions of a slide are.
+
+        Raises:
+            SlideError: the slide cannot be read.
+        """
+        return cls(engine, slide, regions, engine.sweep(slide, regions))
+
+    @property
+    def scale(self) -> Scale:
+        return Scale.between(self.slide.mpp, self.engine.card.mpp)
+
+    def computation(self, batch: int) -> Computation:
+        """Return what computes the bands, `batch` tiles at once; this may load the model."""
+        engine = self.engine
+        return Computation(
+            self.slide, self.scale, self.sweep, engine.classes, engine.model, batch
+        )
+
+    def traced(self) -> Traced:
+        """Return what is needed to make objects of the bands."""
+        engine = self.engine
+        return Traced(
+            self.slide,
+            self.scale,
+            self.sweep,
+            self.regions,
+            engine.classes,
+            engine.polygon_settings,
+            engine.card.mpp,
+        )
+
+    def done(self, checkpoint: Checkpoint, batch: int, advance: Advance) -> ObjectSpool:
+        """Return the objects, the silent classes' too, spooled in the checkpoint's folder.
+
+        Bands that the checkpoint has are not computed again, and those that are, are kept there.
+
+        Raises:
+            SlideError: the slide cannot be read. ModelError: the model cannot be loaded.
+            ProjectError: the system refused to write.
+        """
+        bands = self.sweep.bands
+        collector = _Collector(self, checkpoint)
+        band = 0
+        while band < len(bands):
+            kept = checkpoint.read(band)
+            if kept is not None:
+                collector.take(band, kept)
+                advance(len(bands[band].tiles))
+                band += 1
+                continue
+            end = next((b for b in range(band + 1, len(bands)) if checkpoint.has(b)), len(bands))
+            self.computation(batch).run(band, end, collector.keep, advance)
+            band = end
+        return collector.spool
+
+
+class _Collector:
+    """Takes finished bands in order, and makes objects of them."""
+
+    def __init__(self, work: ImageWork, checkpoint: Checkpoint) -> None:
+        self.spool = ObjectSpool(checkpoint.folder / "objects")
+        self._work, self._checkpoint = work, checkpoint
+        self._tracer = SweepTracer(work.traced(), self.spool)
+        self._undecodable = 0
+
+    def keep(self, band: int, fused: FusedBand) -> None:
+        """Take a band, and keep it on disk."""
+        self._checkpoint.write(band, fused)
+        self.take(band, fused)
+
+    def take(self, band: int, fused: FusedBand) -> None:
+        """Take a band."""
+        self._undecodable += fused.undecodable
+        if self._undecodable > MOST_UNDECODABLE * len(self._work.sweep.tiles):
+            raise SlideError(
+                f"{self._work.slide.path} is damaged: {self._undecodable} of"
+                f" {len(self._work.sweep.tiles)} tiles could not be decoded, more than"
+                f" {MOST_UNDECODABLE:.0%}; copy the file again"
+            )
+        self._tracer.take(band, fused)
+
+
+def segment(
+    engine: Engine, slide: Slide, regions: Sequence[Region], advance: Advance
+) -> list[Detection]:
+    """Return what all heads find in the regions, the objects of silent classes too.
+
+    All at once, and without a trace on disk: for what is small. `advance` is told of tiles done.
+
+    Raises:
+        SlideError: the slide cannot be read. ModelError: the model cannot be loaded.
+    """
+    with TemporaryDirectory(prefix="pathsegdiff-") as folder:
+        work = ImageWork.of(engine, slide, regions)
+        return list(work.done(Checkpoint(Path(folder)), engine.batch, advance))
