@@ -1,0 +1,1 @@
+"""From tiles to objects, in bands: the engine."""
