@@ -53,7 +53,7 @@ def write_detections(path: Path, detections: Iterable[Detection]) -> None:
     """
     with replacing(path) as beside, _written(beside, path.suffix == ".gz") as stream:
         stream.write('{"type":"FeatureCollection","features":[')
-        for number, feature in enumerate(_features(detections)):
+        for number, feature in enumerate(feature_lines(detections)):
             stream.write(",\n" if number else "\n")
             stream.write(feature)
         stream.write("\n]}\n")
@@ -95,7 +95,8 @@ def _opened(path: Path) -> TextIO:
     return path.open(encoding="utf-8")
 
 
-def _features(detections: Iterable[Detection]) -> Iterator[str]:
+def feature_lines(detections: Iterable[Detection]) -> Iterator[str]:
+    """Yield each detection as a Feature, one line of JSON without its end."""
     remaining = iter(detections)
     while chunk := list(islice(remaining, CHUNK)):
         geometries = shapely.to_geojson([detection.outline_l0 for detection in chunk])
@@ -126,11 +127,20 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
+def detection_of_line(line: str | bytes) -> Detection:
+    """Return the detection of a line that `feature_lines` gave, the very same.
+
+    Raises:
+        ValueError, LookupError, TypeError, shapely.errors.ShapelyError: it is none.
+    """
+    return _checked(json.loads(line, object_hook=_detection_or_raw))
+
+
 def _detection_or_raw(raw: dict[str, Any]) -> Detection | dict[str, Any]:
-    return _detection_of(raw) if raw.get("type") == "Feature" else raw
+    return _detection_of_feature(raw) if raw.get("type") == "Feature" else raw
 
 
-def _detection_of(raw: dict[str, Any]) -> Detection:
+def _detection_of_feature(raw: dict[str, Any]) -> Detection:
     properties = raw["properties"]
     classification, measurements = properties["classification"], properties["measurements"]
     red, green, blue = map(int, classification["color"])
