@@ -10,12 +10,18 @@ import shapely
 
 from model import ModelCard
 from qupath_bridge.geometry import Region
+from qupath_bridge.regions import RegionsFound
 from qupath_bridge.settings import RunSettings
 from qupath_bridge.slide import Slide
 from qupath_bridge.store import Made
 
-ENGINE = 2
-"""Raised whenever the same model and settings find other objects than before; 2: in bands."""
+ENGINE = 3
+"""Raised whenever the same model and settings find other objects than before.
+
+2: in bands. 3: bare glass is not computed.
+"""
+
+TISSUE = "tissue"
 
 
 def made_from(
@@ -23,16 +29,19 @@ def made_from(
     heads: Sequence[str],
     settings: RunSettings,
     slide: Slide,
-    regions: Iterable[Region],
+    found: RegionsFound,
 ) -> Made:
-    """Return what a result of these inputs is made from; it reads no pixels."""
+    """Return what a result of these inputs is made from; it reads no pixels.
+
+    The tissue follows from the slide: it need not have been looked for.
+    """
     pixel_size = [round(um, 9) for um in slide.mpp]
     return Made(
         model=card.fingerprint,
         heads=tuple(heads),
         settings=settings.deciding() | {"mpp": pixel_size},
         slide=_slide(slide.path),
-        regions=_regions(regions),
+        regions=TISSUE if found.wants_tissue else _regions(found.regions),
         engine=ENGINE,
     )
 

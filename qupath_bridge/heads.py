@@ -1,22 +1,20 @@
-"""One head's scores of a region's tiles -> its objects there."""
+"""One head's class map of a region, band by band -> its objects there."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-import numpy as np
 from shapely.geometry.base import BaseGeometry
 
 from model import HeadClass
-from qupath_bridge.fusion import ClassMap, Fuser, stacked
+from qupath_bridge.fusion import ClassMap, MapFrame, stacked
 from qupath_bridge.glands import has_borders, with_whole_glands
 from qupath_bridge.polygons import PolygonSettings, TracedObject, Tracer, in_order
-from qupath_bridge.tiles import Tile, TilePlan
 
 
 class HeadTracer:
-    """Fuses the tiles of a region, row by row, and traces what is finished.
+    """Traces the objects of one head in one region.
 
     Only a head that knows borders of glands needs the whole map: its bands are kept until the
     last.
@@ -24,34 +22,31 @@ class HeadTracer:
 
     def __init__(
         self,
-        plan: TilePlan,
+        frame: MapFrame,
         outline_m: BaseGeometry,
         classes: Sequence[HeadClass],
         model_mpp: float,
         settings: PolygonSettings,
     ) -> None:
         self._classes, self._settings = classes, settings
-        self._cell_um = model_mpp * plan.cell_m
-        self._fuser = Fuser(plan, outline_m, len(classes))
-        self._tracer = Tracer(self._fuser.frame, outline_m, model_mpp, settings)
+        self._cell_um = model_mpp * frame.cell_m
+        self._tracer = Tracer(frame, outline_m, model_mpp, settings)
         self._kept: list[ClassMap] | None = [] if has_borders(classes) else None
 
-    def add(self, tile: Tile, probabilities: np.ndarray) -> None:
-        """Take in one tile's class probabilities, float32 [K, h, w]; tiles come sorted by y.
-
-        Raises:
-            TilingError: the tile belongs to an earlier row, or its scores have another shape.
-        """
-        self._fuser.add(tile, probabilities)
-        self._take(self._fuser.bands())
+    def take(self, bands: Iterable[ClassMap]) -> None:
+        """Take in the next bands of the map, from the top."""
+        for band in bands:
+            if self._kept is None:
+                self._tracer.add(band)
+            else:
+                self._kept.append(band)
 
     def objects(self) -> list[TracedObject]:
-        """Return the objects, once, by class and place; no more tiles may follow.
+        """Return the objects, once, by class and place; all bands must be there.
 
         Raises:
             TilingError: too many glands touch one another.
         """
-        self._take(self._fuser.last_bands())
         if self._kept is None:
             return in_order(self._tracer.objects())
         class_map, self._kept = stacked(self._kept), []
@@ -61,10 +56,3 @@ class HeadTracer:
         self._tracer.add(class_map)
         found = in_order(self._tracer.objects())
         return [replace(o, code=codes[o.code]) for o in found]
-
-    def _take(self, bands: Iterable[ClassMap]) -> None:
-        for band in bands:
-            if self._kept is None:
-                self._tracer.add(band)
-            else:
-                self._kept.append(band)

@@ -69,7 +69,7 @@ def make_detections(
 
     Points are on a grid of 0.01 px, outer rings run as RFC 7946 has it (counter-clockwise with y
     up), and areas are those of the rounded outlines. An object that hangs together by less than
-    the grid becomes several, one narrower than the grid none. `with_objects` picks those to show.
+    the grid becomes several, one narrower than the grid none. `ShownDetections` are those to show.
     """
     objects = list(traced)
     outlines = np.array([scale.to_l0(o.outline_m) for o in objects], dtype=object)
@@ -95,14 +95,24 @@ def make_detections(
     return detections
 
 
-def with_objects(
-    detections: Iterable[Detection], classes: Mapping[str, Sequence[HeadClass]]
-) -> list[Detection]:
-    """Return the detections of classes that are shown as objects; `classes` are those by head."""
-    silent = {
-        (head, kind.name) for head in classes for kind in classes[head] if not kind.detections
-    }
-    return [d for d in detections if (d.head, d.class_name) not in silent]
+@dataclass(frozen=True)
+class ShownDetections:
+    """The detections of classes that are shown as objects; to be iterated over as often as `all`.
+
+    classes: those by head.
+    """
+
+    all: Iterable[Detection]
+    classes: Mapping[str, Sequence[HeadClass]]
+
+    def __iter__(self) -> Iterator[Detection]:
+        silent = {
+            (head, kind.name)
+            for head, kinds in self.classes.items()
+            for kind in kinds
+            if not kind.detections
+        }
+        return (d for d in self.all if (d.head, d.class_name) not in silent)
 
 
 def _on_grid(outlines: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -10,25 +10,28 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import chain
 from pathlib import Path
 
 from model import HeadClass, find_model, read_card
-from qupath_bridge.detections import Detection
 from qupath_bridge.disk import check_writable
+from qupath_bridge.engine.checkpoint import Checkpoint
+from qupath_bridge.engine.spool import ObjectSpool
+from qupath_bridge.engine.work import ImageWork
 from qupath_bridge.errors import EXPECTED_ERRORS, ProjectError
 from qupath_bridge.fingerprint import made_from
 from qupath_bridge.geometry import Region
 from qupath_bridge.measurements import (
     ClassArea,
+    ShownDetections,
     annotation_measurements,
     class_areas,
-    with_objects,
     write_class_areas,
 )
 from qupath_bridge.progress import Reporter
 from qupath_bridge.project import open_project
 from qupath_bridge.project.base import ImageWrite, Project, ProjectClass, ProjectImage
-from qupath_bridge.regions import done_anew, regions_to_segment
+from qupath_bridge.regions import RegionsFound, choose_regions, done_anew, with_tissue
 from qupath_bridge.report import Outcome, RunReport, write_run_json
 from qupath_bridge.segment import Engine, open_image
 from qupath_bridge.settings import RunSettings
@@ -92,13 +95,12 @@ def opened_run(path: Path, settings: RunSettings) -> Iterator[Run]:
 
 @dataclass(frozen=True)
 class Prepared:
-    """One image, looked at but not yet segmented."""
+    """One image, opened, and what is to be segmented of it; its pixels were not looked at."""
 
     slide: Slide
-    regions: list[Region]
+    found: RegionsFound
     annotation_ids: list[str]
     made: Made
-    warnings: list[str]
 
 
 @dataclass(frozen=True)
@@ -131,57 +133,82 @@ class Run:
         with self._prepared(image) as ready:
             if self._is_done(image, ready.made):
                 return "already done, would be skipped"
-            tiles = self.engine.count_tiles(ready.slide, ready.regions)
-            names = ", ".join(region.name for region in ready.regions[:5])
-            return f"{len(ready.regions)} regions ({names}), {tiles} tiles"
+            work = self._work(ready)
+            names = ", ".join(region.name for region in work.regions[:5])
+            return f"{len(work.regions)} regions ({names}), {len(work.sweep.tiles)} tiles"
 
     def _do(self, image: ProjectImage, index: int, outcome: Outcome, reporter: Reporter) -> None:
         with self._prepared(image) as ready:
-            outcome.warnings, outcome.regions = ready.warnings, len(ready.regions)
-            for warning in ready.warnings:
+            outcome.warnings, outcome.regions = ready.found.warnings, len(ready.found.regions)
+            for warning in outcome.warnings:
                 reporter.say(f"{image.name}: {warning}")
             if self._is_done(image, ready.made):
                 outcome.status = "skipped"
                 reporter.say(f"{image.name}: already done; --restart does it again")
                 return
-            outcome.tiles = self.engine.count_tiles(ready.slide, ready.regions)
-            reporter.begin(image.name, index, len(self.images), outcome.tiles)
-            try:
-                objects = self.engine.segment(ready.slide, ready.regions, reporter.advance)
-            finally:
-                reporter.end()
-            outcome.objects = self._keep(image, ready, objects)
+            work = self._work(ready)
+            outcome.regions, outcome.tiles = len(work.regions), len(work.sweep.tiles)
+            checkpoint = Checkpoint(self.store.of(image.entry_id) / "checkpoint")
+            objects = self._objects(image, index, work, ready.made, checkpoint, reporter)
+            outcome.objects = self._keep(image, ready, work.regions, objects)
+            checkpoint.remove()
 
-    def _keep(self, image: ProjectImage, ready: Prepared, objects: list[Detection]) -> int:
+    def _objects(
+        self,
+        image: ProjectImage,
+        index: int,
+        work: ImageWork,
+        made: Made,
+        checkpoint: Checkpoint,
+        reporter: Reporter,
+    ) -> ObjectSpool:
+        """Return what is found in an image, going on where an earlier run stood."""
+
+        def say(text: str) -> None:
+            reporter.say(f"{image.name}: {text}")
+
+        begun = checkpoint.begin(
+            work.described(made, self.engine.batch), self.settings.restart, say
+        )
+        done = sum(len(b.tiles) for b in work.sweep.bands if checkpoint.has(b.index))
+        if done:
+            say(f"goes on where it stood: {done} of {len(work.sweep.tiles)} tiles are done")
+        reporter.begin(image.name, index, len(self.images), len(work.sweep.tiles))
+        try:
+            return work.done(checkpoint, begun["batch"], reporter.advance)
+        finally:
+            reporter.end()
+
+    def _keep(
+        self, image: ProjectImage, ready: Prepared, regions: Sequence[Region], objects: ObjectSpool
+    ) -> int:
         """Bring an image's result into the project and the store; only then is it done.
 
         `objects` are those of all classes. Returns how many of them became detections.
         """
-        detections = with_objects(objects, self.engine.classes)
-        scope = Scope(self.engine.heads, done_anew(ready.regions), ready.annotation_ids)
-        rows = self._rows(image, ready, objects, scope)
+        shown = ShownDetections(objects, self.engine.classes)
+        scope = Scope(self.engine.heads, done_anew(regions), ready.annotation_ids)
+        mpp = ready.slide.mpp
+        new_rows = class_areas(image, regions, objects, self.engine.classes, mpp)
+        rows = [*self._kept_rows(image, scope), *new_rows]
         kept = scope.kept_detections(self.store.read_detections(image.entry_id))
-        self.store.write_detections(image.entry_id, [*kept, *detections])
+        self.store.write_detections(image.entry_id, chain(kept, shown))
         changes = ImageWrite(
             heads=scope.heads,
             region_ids=scope.region_ids,
-            detections=detections,
+            detections=shown,
             measurements=annotation_measurements(rows),
             classes=_project_classes(self.engine.classes.values()),
         )
         self.project.write(image, changes)
-        digest = digest_of(detection.id for detection in (*kept, *detections))
+        digest = digest_of(detection.id for detection in chain(kept, shown))
         self.store.write_result(image.entry_id, StoredResult(ready.made, tuple(rows), digest))
-        return len(detections)
+        return sum(row.objects for row in new_rows)
 
-    def _rows(
-        self, image: ProjectImage, ready: Prepared, objects: list[Detection], scope: Scope
-    ) -> list[ClassArea]:
-        """Return the class areas of this run and those of earlier ones that stay."""
+    def _kept_rows(self, image: ProjectImage, scope: Scope) -> list[ClassArea]:
+        """Return the class areas of earlier runs that stay."""
         earlier = self.store.read_result(image.entry_id)
-        kept = scope.kept_rows(earlier.rows) if earlier else []
-        mpp = ready.slide.mpp
-        return [*kept, *class_areas(image, ready.regions, objects, self.engine.classes, mpp)]
+        return scope.kept_rows(earlier.rows) if earlier else []
 
     def _is_done(self, image: ProjectImage, made: Made) -> bool:
         """Return whether an image's stored result is up to date and still in the project."""
@@ -198,10 +225,14 @@ class Run:
         with open_image(image, self.settings) as slide:
             annotations = self.project.read_annotations(image)
             engine, chosen = self.engine, self.settings
-            found = regions_to_segment(slide, annotations, chosen.regions, chosen.region_classes)
-            made = made_from(engine.card, engine.heads, chosen, slide, found.regions)
-            present = [annotation.id for annotation in annotations]
-            yield Prepared(slide, found.regions, present, made, found.warnings)
+            size_l0 = (slide.width, slide.height)
+            found = choose_regions(size_l0, annotations, chosen.regions, chosen.region_classes)
+            made = made_from(engine.card, engine.heads, chosen, slide, found)
+            yield Prepared(slide, found, [annotation.id for annotation in annotations], made)
+
+    def _work(self, ready: Prepared) -> ImageWork:
+        """Return what is to be done of an image; now its pixels are looked at."""
+        return ImageWork.of(self.engine, ready.slide, with_tissue(ready.found, ready.slide).regions)
 
 
 def _chosen(images: Sequence[ProjectImage], globs: Sequence[str]) -> list[ProjectImage]:

@@ -29,10 +29,58 @@ SIMPLIFY_MASK_PIXELS = 0.75
 
 @dataclass(frozen=True)
 class RegionsFound:
-    """Regions of an image, and a sentence for each annotation left out or changed."""
+    """Regions of an image, and a sentence for each annotation left out or changed.
+
+    wants_tissue: the one region is to be the tissue, which was not looked for yet.
+    """
 
     regions: list[Region] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    wants_tissue: bool = False
+
+
+def choose_regions(
+    size_l0: tuple[int, int],
+    annotations: Sequence[Annotation],
+    mode: str = "auto",
+    classes: Sequence[str] = (),
+) -> RegionsFound:
+    """Return what is to be segmented, as far as that is known without a look at the pixels.
+
+    size_l0: (width, height) of the image. See REGION_MODES for `mode`.
+
+    Raises:
+        RegionError: there is nothing to segment.
+    """
+    if mode == "slide":
+        return RegionsFound([slide_region(*size_l0)])
+    if mode == "tissue":
+        return RegionsFound(wants_tissue=True)
+    found = annotation_regions(annotations, size_l0, classes)
+    if found.regions:
+        return found
+    if mode == "annotations" or classes:
+        raise RegionError(
+            f"no area annotation to segment{_because(found.warnings)}; draw one, or segment the"
+            " tissue (--regions tissue)"
+        )
+    return RegionsFound(warnings=found.warnings, wants_tissue=True)
+
+
+def with_tissue(found: RegionsFound, slide: Slide) -> RegionsFound:
+    """Return the regions, the tissue found if it is to be.
+
+    Raises:
+        RegionError: there is no tissue. PixelSizeError, SlideError: see `tissue_region`.
+    """
+    if not found.wants_tissue:
+        return found
+    tissue = tissue_region(slide)
+    if tissue is None:
+        raise RegionError(
+            "no tissue was found; draw an annotation, or segment all of the slide (--regions slide)"
+        )
+    return RegionsFound([tissue], found.warnings)
 
 
 def regions_to_segment(
@@ -46,25 +94,8 @@ def regions_to_segment(
     Raises:
         RegionError: there is nothing to segment.
     """
-    if mode == "slide":
-        return RegionsFound([slide_region(slide.width, slide.height)])
-    warnings: list[str] = []
-    if mode != "tissue":
-        found = annotation_regions(annotations, (slide.width, slide.height), classes)
-        if found.regions:
-            return found
-        warnings = found.warnings
-        if mode == "annotations" or classes:
-            raise RegionError(
-                f"no area annotation to segment{_because(warnings)}; draw one, or segment the"
-                " tissue (--regions tissue)"
-            )
-    tissue = tissue_region(slide)
-    if tissue is None:
-        raise RegionError(
-            "no tissue was found; draw an annotation, or segment all of the slide (--regions slide)"
-        )
-    return RegionsFound([tissue], warnings)
+    size_l0 = (slide.width, slide.height)
+    return with_tissue(choose_regions(size_l0, annotations, mode, classes), slide)
 
 
 def done_anew(regions: Sequence[Region]) -> list[str]:

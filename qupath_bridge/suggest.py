@@ -205,15 +205,17 @@ def _scores(
     rim = engine.plan.margin_cells
     inside = slice(rim, engine.plan.tile_cells - rim)
     uncertainty, embeddings = [], []
-    for batch, pixels in engine.read_ahead(slide, tiles, scale):
-        scores = engine.model.probabilities(pixels, [(t.x_m, t.y_m) for t in batch])
-        entropies = [
-            normalised_entropy(scores[head].swapaxes(0, 1))[:, inside, inside].mean(axis=(1, 2))
-            for head in engine.heads
-        ]
-        uncertainty.append(np.mean(entropies, axis=0))
-        embeddings.append(engine.model.embeddings(pixels))
-        advance(len(batch))
+    batches = [tiles[at : at + engine.batch] for at in range(0, len(tiles), engine.batch)]
+    with TileSource(slide, scale, engine.card.tile_m) as source:
+        for read in source.read_ahead(batches):
+            scores = engine.model.probabilities(read.pixels, [tuple(t) for t in read.tiles])
+            entropies = [
+                normalised_entropy(scores[head].swapaxes(0, 1))[:, inside, inside].mean(axis=(1, 2))
+                for head in engine.heads
+            ]
+            uncertainty.append(np.mean(entropies, axis=0))
+            embeddings.append(engine.model.embeddings(read.pixels))
+            advance(len(read.tiles))
     return np.concatenate(uncertainty), np.concatenate(embeddings)
 
 

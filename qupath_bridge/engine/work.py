@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from qupath_bridge.detections import Detection
 from qupath_bridge.engine.checkpoint import Checkpoint
@@ -18,6 +19,7 @@ from qupath_bridge.errors import SlideError
 from qupath_bridge.geometry import Region, Scale
 from qupath_bridge.segment import Engine
 from qupath_bridge.slide import Slide
+from qupath_bridge.store import Made
 
 MOST_UNDECODABLE = 0.01
 
@@ -39,6 +41,11 @@ class ImageWork:
             SlideError: the slide cannot be read.
         """
         return cls(engine, slide, regions, engine.sweep(slide, regions))
+
+    def described(self, made: Made, batch: int) -> dict[str, Any]:
+        """Return what bands depend on: what the result does, how they are cut, and the batch."""
+        bands = [(band.y_m, len(band.tiles)) for band in self.sweep.bands]
+        return {"made": asdict(made), "bands": bands, "batch": batch}
 
     @property
     def scale(self) -> Scale:
