@@ -9,7 +9,8 @@ import numpy as np
 from shapely.geometry.base import BaseGeometry
 
 from model import HeadClass
-from qupath_bridge.fusion import ClassMap, Fuser, stacked
+from qupath_bridge.classmap import ClassMap, stacked
+from qupath_bridge.fusion import Fuser
 from qupath_bridge.glands import has_borders, with_whole_glands
 from qupath_bridge.polygons import PolygonSettings, TracedObject, Tracer, in_order
 from qupath_bridge.tiles import Tile, TilePlan

@@ -19,9 +19,9 @@ from shapely.geometry.base import BaseGeometry
 
 from model.novelty import load_embeddings, novelty
 from model.selection import Candidates, choose
+from qupath_bridge.blending import normalised_entropy
 from qupath_bridge.disk import check_writable
 from qupath_bridge.errors import EXPECTED_ERRORS, RegionError, SettingsError
-from qupath_bridge.fusion import normalised_entropy
 from qupath_bridge.geometry import Scale
 from qupath_bridge.pipeline import NEEDED_BYTES, Run, opened_run
 from qupath_bridge.progress import Reporter
