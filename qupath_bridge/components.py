@@ -15,7 +15,7 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse import csgraph
 
-from qupath_bridge.fusion import NODATA
+from qupath_bridge.classmap import NODATA
 
 
 @dataclass(frozen=True)

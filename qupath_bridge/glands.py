@@ -12,8 +12,8 @@ from dataclasses import replace
 import numpy as np
 
 from model import HeadClass
+from qupath_bridge.classmap import NODATA, ClassMap
 from qupath_bridge.errors import TilingError
-from qupath_bridge.fusion import NODATA, ClassMap
 
 GLAND, BORDER = "Gland", "Gland border"
 

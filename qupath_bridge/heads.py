@@ -8,7 +8,7 @@ from dataclasses import replace
 from shapely.geometry.base import BaseGeometry
 
 from model import HeadClass
-from qupath_bridge.fusion import ClassMap, MapFrame, stacked
+from qupath_bridge.classmap import ClassMap, MapFrame, stacked
 from qupath_bridge.glands import has_borders, with_whole_glands
 from qupath_bridge.polygons import PolygonSettings, TracedObject, Tracer, in_order
 

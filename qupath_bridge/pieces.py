@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qupath_bridge.chains import beside, walked
-from qupath_bridge.fusion import NODATA
+from qupath_bridge.classmap import NODATA
 from qupath_bridge.rim import IdStrip
 
 EAST, SOUTH, WEST, NORTH = range(4)

@@ -10,9 +10,9 @@ import shapely
 from shapely.geometry import Polygon
 from shapely.geometry.base import BaseGeometry
 
+from qupath_bridge.classmap import ClassMap, MapFrame
 from qupath_bridge.components import ComponentGraph
 from qupath_bridge.errors import SettingsError
-from qupath_bridge.fusion import ClassMap, MapFrame
 from qupath_bridge.outlines import Outlined, outlined
 from qupath_bridge.rim import id_strips
 from qupath_bridge.strips import QUANTUM, PackedStrip, StripBuffer, framed, packed, strip_rows

@@ -15,8 +15,8 @@ import rasterio
 import rasterio.features
 from shapely.geometry.base import BaseGeometry
 
+from qupath_bridge.classmap import NODATA, ClassMap, MapFrame
 from qupath_bridge.components import ComponentGraph, Runs
-from qupath_bridge.fusion import NODATA, ClassMap, MapFrame
 
 REACH = 4  # steps over cell sides from a cell in the region to the farthest that must have a class
 STRIP_CELLS = 2**23

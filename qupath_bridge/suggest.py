@@ -19,15 +19,17 @@ from shapely.geometry.base import BaseGeometry
 
 from model.novelty import load_embeddings, novelty
 from model.selection import Candidates, choose
+from qupath_bridge.blending import normalised_entropy
 from qupath_bridge.disk import check_writable
 from qupath_bridge.errors import EXPECTED_ERRORS, RegionError, SettingsError
-from qupath_bridge.fusion import normalised_entropy
 from qupath_bridge.geometry import Scale
 from qupath_bridge.pipeline import NEEDED_BYTES, Run, opened_run
 from qupath_bridge.progress import Reporter
 from qupath_bridge.project.base import Annotation, ProjectImage, Suggestion
 from qupath_bridge.regions import tissue_region
-from qupath_bridge.segment import Advance, Engine, open_image
+from qupath_bridge.engine.compute import Advance
+from qupath_bridge.engine.source import TileSource
+from qupath_bridge.segment import Engine, open_image
 from qupath_bridge.settings import RunSettings
 from qupath_bridge.slide import Slide
 from qupath_bridge.squares import draw_squares, lattice_of, tile_in

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 import shapely
 
+from qupath_bridge.classmap import NODATA
 from qupath_bridge.components import Absorbed, ComponentGraph, Runs
-from qupath_bridge.fusion import NODATA
 from qupath_bridge.outlines import outlined
 from qupath_bridge.rim import IdStrip
 

@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as arrays
 from scipy import ndimage
 from strips_of_cells import absorb_small, absorbed_in, split
 
-from qupath_bridge.fusion import NODATA
+from qupath_bridge.classmap import NODATA
 
 quickly = settings(max_examples=60, deadline=None, derandomize=True)
 shapes = st.tuples(st.integers(1, 14), st.integers(1, 14))

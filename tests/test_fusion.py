@@ -5,22 +5,20 @@ from __future__ import annotations
 import random
 import tracemalloc
 from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import shapely
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import ndimage, stats
 from shapely.geometry import Point, Polygon, box
 
+from qupath_bridge.blending import blend_window, normalised_entropy
+from qupath_bridge.classmap import NODATA, ClassMap, stacked
 from qupath_bridge.errors import TilingError
-from qupath_bridge.fusion import (
-    NODATA,
-    ClassMap,
-    Fuser,
-    blend_window,
-    normalised_entropy,
-    stacked,
-)
+from qupath_bridge.fusion import Fuser
 from qupath_bridge.tiles import Tile, TilePlan, tiles_of
 
 PLAN = TilePlan(tile_m=64, stride_m=32, margin_m=8, cell_m=2)
@@ -216,6 +214,107 @@ def test_a_band_lasts_until_no_tile_can_change_it():
         fuser.add(tile, random_scores(tile))
         heights[tile.y_m] = heights.get(tile.y_m, 0) + sum(len(b.codes) for b in fuser.bands())
     assert list(heights.values())[3:] == [PLAN.stride_m // PLAN.cell_m] * (len(heights) - 3)
+
+
+ISLANDS = [
+    Tile(x, y) for y in range(-32, 321, 32) for x in (*range(-32, 129, 32), *range(640, 801, 32))
+]
+
+
+@st.composite
+def kinds_of_tiles(draw: st.DrawFn) -> dict[Tile, str]:
+    """Draw which tiles there are, in order, and which of them are blank."""
+    kinds = st.sampled_from(["none", "blank", "scores"])
+    drawn = draw(st.lists(kinds, min_size=len(ISLANDS), max_size=len(ISLANDS)))
+    return {tile: kind for tile, kind in zip(ISLANDS, drawn, strict=True) if kind != "none"}
+
+
+def add_all(fuser: Fuser, kinds: dict[Tile, str]) -> None:
+    for tile, kind in kinds.items():
+        if kind == "blank":
+            fuser.add_blank(tile)
+        else:
+            fuser.add(tile, random_scores(tile))
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    kinds_of_tiles(),
+    st.sampled_from([box(0, 0, 800, 320), box(3, 5, 801, 299), box(-70, 40, 300, 400)]),
+    st.sets(st.integers(-3, 13), max_size=6),
+    st.sampled_from([1, NODATA]),
+)
+def test_bands_computed_each_by_itself_are_the_map(kinds, outline, cuts, blank_code):
+    whole = Fuser(PLAN, outline, 3, blank_code=blank_code)
+    add_all(whole, kinds)
+    starts = [None, *(PLAN.stride_m * cut for cut in sorted(cuts)), None]
+    bands = []
+    for begin, end in pairwise(starts):
+        fuser = Fuser(PLAN, outline, 3, begin, blank_code)
+        reach = -np.inf if begin is None else begin + PLAN.margin_m  # insides end below it
+        taken = {
+            tile: kind
+            for tile, kind in kinds.items()
+            if tile.y_m + PLAN.margin_m + PLAN.inside_m > reach and (end is None or tile.y_m < end)
+        }
+        add_all(fuser, taken)
+        if end is None:
+            bands += fuser.last_bands()
+        else:
+            fuser.finish_before(end)
+            bands += fuser.bands()
+    rows = np.cumsum([0] + [len(band.codes) for band in bands]) * PLAN.cell_m
+    assert [band.y_m - whole.frame.y_m for band in bands] == list(rows[:-1])
+    assert_same_bits(stacked(bands), whole.class_map())
+
+
+@settings(deadline=None, max_examples=60)
+@given(kinds_of_tiles())
+def test_glass_has_its_code_where_no_computed_tile_has_a_say(kinds):
+    outline = box(0, 0, 800, 320)
+    fused, computed = Fuser(PLAN, outline, 3, blank_code=1), Fuser(PLAN, outline, 3)
+    add_all(fused, kinds)
+    add_all(computed, {tile: kind for tile, kind in kinds.items() if kind == "scores"})
+    class_map, expected = fused.class_map(), computed.class_map()
+    y, x = cells_of(class_map)
+    glass = np.zeros(y.shape, bool)
+    for tile in (tile for tile, kind in kinds.items() if kind == "blank"):
+        left, top = tile.x_m + PLAN.margin_m, tile.y_m + PLAN.margin_m
+        inside_x = (left < x) & (x < left + PLAN.inside_m)
+        glass |= inside_x & (top < y) & (y < top + PLAN.inside_m)
+    glass &= expected.codes == NODATA
+    expected.codes[glass], expected.probability[glass] = 1, 1
+    assert_same_bits(class_map, expected)
+
+
+def test_rows_are_finished_when_told_so_and_tiles_above_come_too_late():
+    fuser = Fuser(PLAN, box(0, 0, 200, 300), 3)
+    fuser.add(Tile(0, 0), random_scores(Tile(0, 0)))
+    fuser.finish_before(32)
+    (band,) = fuser.bands()[-1:]
+    assert band.y_m + len(band.codes) * PLAN.cell_m == 32 + PLAN.margin_m
+    assert (band.codes != NODATA).any()
+    fuser.finish_before(96)
+    last = fuser.bands()[-1]
+    assert last.y_m + len(last.codes) * PLAN.cell_m == 96 + PLAN.margin_m
+    with pytest.raises(TilingError, match="sort tiles"):
+        fuser.add(Tile(0, 64), random_scores(Tile(0, 64)))
+    fuser.add_blank(Tile(0, 96))
+    with pytest.raises(TilingError, match="sort tiles"):
+        fuser.add_blank(Tile(0, 64))
+
+
+def test_scores_of_islands_far_apart_cost_the_islands_alone():
+    tracemalloc.start()
+    fuser = Fuser(PLAN, box(0, 0, 4e6, 100), 3)
+    for x_m in (0, 3_900_000):
+        fuser.add(Tile(x_m, 0), random_scores(Tile(x_m, 0)))
+    fuser.add_blank(Tile(2_000_000, 0))
+    fuser.add(Tile(0, 32), random_scores(Tile(0, 32)))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert fuser.frame.width == 2_000_004
+    assert peak < 5e6
 
 
 def test_rows_between_parts_far_apart_take_no_memory():

@@ -6,7 +6,7 @@ from shapely.geometry import box
 
 from model import HeadClass
 from model.instances import border_codes
-from qupath_bridge.fusion import NODATA, ClassMap
+from qupath_bridge.classmap import NODATA, ClassMap
 from qupath_bridge.glands import has_borders, with_whole_glands
 from qupath_bridge.polygons import PolygonSettings, trace
 

@@ -14,9 +14,9 @@ from scipy import ndimage
 from shapely.geometry import Point, Polygon, box
 
 from model import HeadClass
+from qupath_bridge.classmap import ClassMap
 from qupath_bridge.detections import Detection, head_key, head_key_of, region_key, region_key_of
 from qupath_bridge.errors import ProjectError
-from qupath_bridge.fusion import ClassMap
 from qupath_bridge.geometry import Mpp, Region, Scale
 from qupath_bridge.measurements import (
     COLUMNS,

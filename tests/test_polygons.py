@@ -13,8 +13,8 @@ from scipy import ndimage
 from shapely.geometry import LineString, Point, Polygon, box
 
 from qupath_bridge import strips
+from qupath_bridge.classmap import NODATA, ClassMap
 from qupath_bridge.errors import SettingsError
-from qupath_bridge.fusion import NODATA, ClassMap
 from qupath_bridge.polygons import PolygonSettings, TracedObject, Tracer, trace, trace_bands
 
 MPP = 0.5

@@ -9,7 +9,8 @@ import numpy as np
 
 from model import HeadClass
 from qupath_bridge.engine.sweep import Sweep
-from qupath_bridge.fusion import NODATA, ClassMap, Fuser
+from qupath_bridge.classmap import NODATA, ClassMap
+from qupath_bridge.fusion import Fuser
 
 STEPS = 65535
 """Probabilities are kept as whole numbers of 1/65535, so that a file of them is half as large."""

@@ -27,7 +27,7 @@ from model.labels import LabelledImage
 from model.novelty import novelty
 from model.predict import HeadPredictor
 from model.selection import Candidates, choose
-from qupath_bridge.fusion import normalised_entropy
+from qupath_bridge.blending import normalised_entropy
 
 FIRST, MORE = 5, 5
 

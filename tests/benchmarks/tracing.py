@@ -28,7 +28,7 @@ from shapely.affinity import scale
 from shapely.geometry import Point
 from shapely.geometry.base import BaseGeometry
 
-from qupath_bridge.fusion import NODATA, ClassMap, MapFrame, stacked
+from qupath_bridge.classmap import NODATA, ClassMap, MapFrame, stacked
 from qupath_bridge.polygons import PolygonSettings, Tracer, trace, trace_bands
 
 MPP, CELL_M = 0.5, 2

@@ -1,0 +1,129 @@
+"""Weighted sums of class probabilities, and who wins and how surely."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from qupath_bridge.classmap import NODATA
+
+
+@dataclass
+class Cells:
+    """The codes, probability and entropy of cells, each [h, w], as `ClassMap` has them."""
+
+    codes: np.ndarray
+    probability: np.ndarray
+    entropy: np.ndarray
+
+    @classmethod
+    def nothing(cls, rows: int, columns: int) -> Cells:
+        """Return cells where nothing was computed."""
+        shape = (rows, columns)
+        codes = np.full(shape, NODATA, np.uint8)
+        return cls(codes, np.zeros(shape, np.float32), np.zeros(shape, np.float16))
+
+    def columns(self, begin: int, end: int) -> Cells:
+        """Return columns `begin` to before `end`; they share these cells' memory."""
+        some = (slice(None), slice(begin, end))
+        return Cells(self.codes[some], self.probability[some], self.entropy[some])
+
+
+class BlendedBlock:
+    """Weighted sums of some columns of a map, for as many rows as a tile's inside has.
+
+    rows, columns: of cells. `used` is how many rows, from the top, may hold anything.
+    """
+
+    def __init__(self, class_count: int, rows: int, columns: int) -> None:
+        self.used = 0
+        self._shape = (class_count, rows, columns)
+        self._scores: np.ndarray | None = None  # float32 [K, rows, columns]
+        self._weight = np.zeros((0, 0), np.float32)  # [rows, columns], where there are scores
+        self._blank: np.ndarray | None = None  # bool [rows, columns]
+
+    def add(self, begin: int, end: int, weighted: np.ndarray, window: np.ndarray) -> None:
+        """Add weighted probabilities [K, rows, end - begin] and their weight to columns."""
+        if self._scores is None:
+            self._scores = np.zeros(self._shape, np.float32)
+            self._weight = np.zeros(self._shape[1:], np.float32)
+        self._scores[:, :, begin:end] += weighted
+        self._weight[:, begin:end] += window
+        self.used = self._shape[1]
+
+    def add_blank(self, begin: int, end: int) -> None:
+        """Note that columns are bare glass."""
+        if self._blank is None:
+            self._blank = np.zeros(self._shape[1:], bool)
+        self._blank[:, begin:end] = True
+        self.used = self._shape[1]
+
+    def fill(self, cells: Cells, begin: int, blank_code: int) -> None:
+        """Fill cells [h, columns] with what won in the rows from `begin`."""
+        held = slice(begin, begin + len(cells.codes))
+        seen = None
+        if self._scores is not None:
+            seen = _fill_winners(cells, self._scores[:, held], self._weight[held])
+        if self._blank is not None:
+            blank = self._blank[held] if seen is None else self._blank[held] & ~seen
+            cells.codes[blank] = blank_code
+            cells.probability[blank] = 1
+
+    def drop(self, count: int) -> None:
+        """Forget the first `count` rows and make room for as many."""
+        self.used = max(0, self.used - count)
+        if not self.used:
+            return
+        layers = [] if self._scores is None else [*self._scores, self._weight]
+        for rows in (*layers, *([] if self._blank is None else [self._blank])):
+            rows[:-count] = rows[count:]
+            rows[-count:] = 0
+
+
+def _fill_winners(cells: Cells, scores: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Fill cells [h, w] with what won of blended scores [K, h, w]; return which were seen."""
+    # Class by class, so that each step runs over memory in one piece that fits in the cache.
+    codes, best = np.zeros(weight.shape, np.uint8), scores[0].copy()
+    more = np.empty(weight.shape, bool)
+    for code, score in enumerate(scores[1:], 1):
+        np.putmask(codes, np.greater(score, best, out=more), code)
+        np.maximum(best, score, out=best)
+    seen = weight > 0
+    codes[~seen] = NODATA
+    divisor = np.maximum(weight, np.finfo(np.float32).tiny)  # 0 / tiny is 0
+    best /= divisor
+    cells.codes[:] = codes
+    np.minimum(best, 1, out=cells.probability)  # rounding can exceed 1
+    cells.entropy[:] = normalised_entropy(scores, divisor)
+    return seen
+
+
+def normalised_entropy(probabilities: np.ndarray, divisor: np.ndarray | float = 1.0) -> np.ndarray:
+    """Return the entropy over classes in parts of the most there can be, float32 [...], 0..1.
+
+    `probabilities` is float [K, ...], which over `divisor` [...] add to 1 over K. 0 is sure of one
+    class, 1 is all classes alike; dividing by log K, so that heads of few and many classes compare,
+    is ours. A head of one class is always sure. Source: Shannon 1948.
+    """
+    entropy = np.zeros(probabilities.shape[1:], np.float32)
+    share = np.empty(entropy.shape, np.result_type(probabilities, np.float32))
+    logarithm = np.empty_like(share)
+    for probability in probabilities:  # one by one: a second copy of all classes is not needed
+        np.divide(probability, divisor, out=share)
+        np.maximum(share, np.finfo(share.dtype).tiny, out=logarithm)  # 0 log 0 is 0
+        np.log(logarithm, out=logarithm)
+        logarithm *= share
+        entropy -= logarithm
+    entropy /= np.float32(np.log(max(len(probabilities), 2)))
+    return entropy.clip(0, 1, out=entropy)
+
+
+def blend_window(cells: int, margin_cells: int) -> np.ndarray:
+    """Return a tile's weights, float32 [cells, cells]: 0 in the rim, a Hann window > 0 inside."""
+    inside = cells - 2 * margin_cells
+    hann = np.zeros(cells)
+    # Sampled at the middle of each cell, so that the window's own zeros fall outside of it.
+    phase = (np.arange(inside) + 0.5) / inside
+    hann[margin_cells : margin_cells + inside] = np.sin(np.pi * phase) ** 2
+    return np.outer(hann, hann).astype(np.float32)
