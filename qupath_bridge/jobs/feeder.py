@@ -146,13 +146,15 @@ class Feeder:
         folder, job_id = self._folder(running), running.job_id
         summary = folder.read_summary()
         folder.clear_work()
+        if self._stopping and summary is None and not self._store.is_cancel_asked(job_id):
+            self._store.requeue(job_id)
+            return
+        folder.clear_checkpoint()
         finish = partial(self._store.finish, job_id, size_bytes=folder.size_bytes())
         if summary is not None:
             finish("done", warnings=summary["warnings"], result=summary["result"])
         elif self._store.is_cancel_asked(job_id):
             finish("cancelled", warnings=running.warnings)
-        elif self._stopping:
-            self._store.requeue(job_id)
         else:
             error = running.failure or Failure("WorkerError", f"no result was left ({REPORT})")
             finish("failed", warnings=running.warnings, error=error)

@@ -2,6 +2,7 @@
 
 jobs/<id>/
     request.json      what was asked for, paths and model found
+    checkpoint/       what is computed of it so far, for who goes on after an end of the server
     result.tmp/       a result under way
     result/           the result, there whole or not at all
         summary.json, detections.geojson.gz, class_areas.json, class_areas.tsv, overlay.png
@@ -35,6 +36,11 @@ class JobFolder:
     def work(self) -> Path:
         """Return where a result is put together."""
         return self.path / "result.tmp"
+
+    @property
+    def checkpoint(self) -> Path:
+        """Return where is kept what is computed so far."""
+        return self.path / "checkpoint"
 
     @property
     def result(self) -> Path:
@@ -109,6 +115,10 @@ class JobFolder:
     def clear_work(self) -> None:
         """Take away a result under way."""
         shutil.rmtree(self.work, ignore_errors=True)
+
+    def clear_checkpoint(self) -> None:
+        """Take away what was computed so far: the job will not go on."""
+        shutil.rmtree(self.checkpoint, ignore_errors=True)
 
     def remove(self) -> None:
         """Take the folder away."""

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from model import HeadClass, read_card
 from qupath_bridge.detections import Detection
 from qupath_bridge.disk import replacing
+from qupath_bridge.engine.checkpoint import Checkpoint
+from qupath_bridge.engine.work import ImageWork
 from qupath_bridge.errors import JobError, PixelSizeError
 from qupath_bridge.featurecollection import write_detections
+from qupath_bridge.fingerprint import made_from
 from qupath_bridge.geometry import Region
 from qupath_bridge.jobs.folder import JobFolder, dumped
 from qupath_bridge.jobs.order import Order
 from qupath_bridge.jobs.telling import Teller
 from qupath_bridge.measurements import (
     ClassArea,
+    ShownDetections,
     annotation_measurements,
     class_areas,
-    with_objects,
     write_class_areas,
 )
 from qupath_bridge.overlay import draw_regions
@@ -51,14 +54,16 @@ def segment(
         found = regions_to_segment(slide, sample.annotations(), engine.settings.regions)
         for warning in found.warnings:
             teller.warn(warning)
-        tiles = engine.count_tiles(slide, found.regions)
+        work = ImageWork.of(engine, slide, found.regions)
         teller.stage("loading the model")
-        _ = engine.model
-        teller.begin_tiles(tiles)
-        objects = engine.segment(slide, found.regions, teller.advance)
+        checkpoint = Checkpoint(folder.checkpoint)
+        made = made_from(engine.card, engine.heads, engine.settings, slide, found)
+        begun = checkpoint.begin(work.described(made, engine.batch), False, teller.warn)
+        teller.begin_tiles(len(work.sweep.tiles))
+        objects = work.done(checkpoint, begun["batch"], teller.advance)
         teller.stage("writing")
         rows = class_areas(image, found.regions, objects, engine.classes, slide.mpp)
-        shown = with_objects(objects, engine.classes)
+        shown = ShownDetections(objects, engine.classes)
         _write(folder.begin_result(), shown, rows, found.regions, engine.heads)
         teller.stage("writing")
         _draw(folder.work / folder.overlay.name, slide, found.regions, shown)
@@ -93,7 +98,7 @@ def _check_pixel_size(slide: Slide) -> None:
 
 def _write(
     folder: Path,
-    detections: Sequence[Detection],
+    detections: Iterable[Detection],
     rows: Sequence[ClassArea],
     regions: Sequence[Region],
     heads: Sequence[str],
@@ -129,7 +134,7 @@ def _row(row: ClassArea) -> dict[str, Any]:
 
 
 def _draw(
-    path: Path, slide: Slide, regions: Sequence[Region], detections: Sequence[Detection]
+    path: Path, slide: Slide, regions: Sequence[Region], detections: Iterable[Detection]
 ) -> None:
     picture = draw_regions(slide, regions, detections, OVERLAY_PX)
     with replacing(path) as beside:

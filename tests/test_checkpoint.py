@@ -1,0 +1,118 @@
+"""Finished bands on disk: kept, told apart, and never believed when damaged."""
+
+from __future__ import annotations
+
+import signal
+
+import numpy as np
+import pytest
+
+from qupath_bridge.classmap import ClassMap
+from qupath_bridge.engine.band_file import packed
+from qupath_bridge.engine.checkpoint import Checkpoint
+from qupath_bridge.engine.fused import FusedBand
+from qupath_bridge.errors import ProjectError
+
+MADE = {"made": {"model": "abc", "heads": ("tissue",)}, "bands": [(0, 12), (64, 9)], "batch": 4}
+
+
+def a_band(code: int = 1) -> FusedBand:
+    codes = np.full((4, 6), code, np.uint8)
+    layers = codes, np.ones((4, 6), np.float32), np.zeros((4, 6), np.float16)
+    return FusedBand({(0, "tissue"): [ClassMap(*layers, -4, 8, 2)]}, undecodable=1)
+
+
+@pytest.fixture
+def said():
+    return []
+
+
+def test_bands_are_there_for_the_next_run(tmp_path, said):
+    first = Checkpoint(tmp_path / "checkpoint")
+    assert first.begin(MADE, False, said.append) == MADE
+    first.write(1, a_band())
+    again = Checkpoint(tmp_path / "checkpoint")
+    again.begin(MADE, False, said.append)
+    assert [again.has(band) for band in (0, 1)] == [False, True]
+    assert packed(again.read(1)) == packed(a_band())
+    assert again.read(0) is None
+    assert said == []
+
+
+def test_the_batch_that_an_earlier_run_had_stays_in_force(tmp_path, said):
+    checkpoint = Checkpoint(tmp_path / "checkpoint")
+    checkpoint.begin(MADE, False, said.append)
+    checkpoint.write(0, a_band())
+    assert checkpoint.begin({**MADE, "batch": 16}, False, said.append)["batch"] == 4
+    assert checkpoint.has(0)
+
+
+@pytest.mark.parametrize("other", [{"made": {"model": "other"}}, {"bands": [(0, 12)]}])
+def test_what_was_made_from_something_else_is_thrown_away_and_that_is_said(tmp_path, said, other):
+    checkpoint = Checkpoint(tmp_path / "checkpoint")
+    checkpoint.begin(MADE, False, said.append)
+    checkpoint.write(0, a_band())
+    checkpoint.begin({**MADE, **other}, False, said.append)
+    assert not checkpoint.has(0)
+    assert "something else" in said[0]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'{"format": 99}'])
+def test_a_damaged_description_is_no_checkpoint(tmp_path, said, content):
+    checkpoint = Checkpoint(tmp_path / "checkpoint")
+    checkpoint.begin(MADE, False, said.append)
+    checkpoint.write(0, a_band())
+    (tmp_path / "checkpoint" / "made.json").write_bytes(content)
+    assert checkpoint.begin(MADE, False, said.append) == MADE
+    assert not checkpoint.has(0)
+    assert len(said) == 1
+
+
+def test_a_restart_ignores_what_is_there_without_a_word(tmp_path, said):
+    checkpoint = Checkpoint(tmp_path / "checkpoint")
+    checkpoint.begin(MADE, False, said.append)
+    checkpoint.write(0, a_band())
+    checkpoint.begin(MADE, True, said.append)
+    assert not checkpoint.has(0)
+    assert said == []
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "flipped"])
+def test_a_damaged_band_is_none(tmp_path, said, damage):
+    checkpoint = Checkpoint(tmp_path / "checkpoint")
+    checkpoint.begin(MADE, False, said.append)
+    checkpoint.write(0, a_band())
+    (file,) = (tmp_path / "checkpoint").glob("band-*")
+    content = file.read_bytes()
+    changed = {"cut": content[:-3], "empty": b"", "flipped": content[:-1] + b"\x99"}
+    file.write_bytes(changed[damage])
+    assert checkpoint.read(0) is None
+
+
+def test_a_full_disk_is_said_and_leaves_no_half_band(tmp_path, said):
+    checkpoint = Checkpoint(tmp_path / "checkpoint")
+    checkpoint.begin(MADE, False, said.append)
+    checkpoint.write(0, a_band())
+    resource = pytest.importorskip("resource", reason="limits of files are not for Windows")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40, limits[1]))
+    try:
+        with pytest.raises(ProjectError, match="make room"):
+            checkpoint.write(1, a_band(2))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, before)
+    assert checkpoint.has(0)
+    assert sorted(p.name for p in (tmp_path / "checkpoint").iterdir()) == [
+        "band-00000",
+        "made.json",
+    ]
+
+
+def test_it_is_gone_when_removed(tmp_path, said):
+    checkpoint = Checkpoint(tmp_path / "checkpoint")
+    checkpoint.begin(MADE, False, said.append)
+    checkpoint.remove()
+    assert not (tmp_path / "checkpoint").exists()
+    checkpoint.remove()

@@ -1,0 +1,72 @@
+"""A thread that follows: in order, not too far behind, and never silent about a failure."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from qupath_bridge.engine.follower import Follower
+
+
+def test_what_is_told_is_done_in_order_before_it_is_left():
+    done: list[int] = []
+    with Follower("test") as follower:
+        for number in range(50):
+            follower.do(done.append, number)
+    assert done == list(range(50))
+
+
+def test_the_caller_waits_when_too_much_is_waiting():
+    go, begun = threading.Event(), []
+
+    def slow(number: int) -> None:
+        begun.append(number)
+        go.wait(10)
+
+    def tell() -> None:
+        with Follower("test", ahead=2) as follower:
+            for number in range(10):
+                follower.do(slow, number)
+                told.append(number)
+
+    told: list[int] = []
+    caller = threading.Thread(target=tell)
+    caller.start()
+    caller.join(0.5)
+    assert caller.is_alive()
+    assert told == [0, 1]
+    go.set()
+    caller.join(10)
+    assert told == begun == list(range(10))
+
+
+def fail() -> None:
+    raise ValueError("no")
+
+
+def test_a_failure_reaches_the_caller():
+    with pytest.raises(ValueError, match="no"), Follower("test") as follower:
+        follower.do(fail)
+    with pytest.raises(ValueError, match="no"), Follower("test") as follower:
+        for _ in range(5):
+            follower.do(fail)
+
+
+def test_when_the_caller_fails_the_rest_is_dropped():
+    done: list[int] = []
+    with pytest.raises(KeyError), Follower("test", ahead=100) as follower:
+        started, go = threading.Event(), threading.Event()
+
+        def first() -> None:
+            started.set()
+            go.wait(10)
+            done.append(0)
+
+        follower.do(first)
+        for number in range(1, 20):
+            follower.do(done.append, number)
+        started.wait(10)
+        threading.Timer(0.2, go.set).start()
+        raise KeyError
+    assert done == [0]
