@@ -5,7 +5,8 @@ PathSegDiffError
 |-- ProjectError         the project cannot be read or written
 |   `-- ImageDataError   one image's data.qpdata is damaged
 |-- SlideError           one image file is missing, damaged or of an unsupported kind
-|   `-- PixelSizeError   its pixel size is missing or absurd
+|   |-- PixelSizeError   its pixel size is missing or absurd
+|   `-- UndecodableError a part of its pixels cannot be decoded
 |-- RegionError          nothing to segment, or an annotation that cannot be used
 |-- TilingError          tile, stride and margin do not fit together
 |-- JobError             the server cannot take or do a job
@@ -45,6 +46,10 @@ class SlideError(PathSegDiffError):
 
 class PixelSizeError(SlideError):
     """An image's pixel size is missing or absurd."""
+
+
+class UndecodableError(SlideError):
+    """A part of an image's pixels cannot be decoded; other parts may well be."""
 
 
 class RegionError(PathSegDiffError):

@@ -11,7 +11,7 @@ from typing import Self
 
 import numpy as np
 
-from qupath_bridge.errors import PixelSizeError, SlideError
+from qupath_bridge.errors import PixelSizeError, SlideError, UndecodableError
 from qupath_bridge.geometry import BoxL0, Mpp
 from qupath_bridge.slide.base import (
     SUPPORTED,
@@ -25,6 +25,7 @@ from qupath_bridge.slide.openslide_reader import open_with_openslide
 from qupath_bridge.slide.pillow_reader import open_with_pillow
 from qupath_bridge.slide.resample import Resampler
 from qupath_bridge.slide.tiff_reader import open_with_tifffile
+from qupath_bridge.slide.unchanged import FileMark
 
 __all__ = ["Level", "Slide", "check_mpp", "open_slide"]
 
@@ -44,11 +45,15 @@ PIXEL_SIZE_REMEDY = "set it in QuPath (Image tab, double-click the pixel size)"
 class Slide:
     """An open image file; a context manager, and safe to read from several threads.
 
-    `width` and `height` are QuPath's, in level-0 pixels; `levels` are the stored ones.
+    `width` and `height` are QuPath's, in level-0 pixels; `levels` are the stored ones. `mark` is
+    the file's before it was opened; None for pixels that no file stands for.
     """
 
-    def __init__(self, path: Path, source: PixelSource, mpp: Mpp | None) -> None:
+    def __init__(
+        self, path: Path, source: PixelSource, mpp: Mpp | None, mark: FileMark | None = None
+    ) -> None:
         self.path = path
+        self._mark = mark
         self.width, self.height = source.size_l0
         self.levels = levels_of(source.level_sizes)
         self._source = source
@@ -70,7 +75,7 @@ class Slide:
         uint8 RGB [height_m, width_m, 3]; white outside of the image and where it is transparent.
 
         Raises:
-            SlideError: the pixels cannot be decoded.
+            UndecodableError: the pixels cannot be decoded.
         """
         if min(width_m, height_m) < 1 or box.x1 <= box.x0 or box.y1 <= box.y0:
             raise ValueError(f"nothing to read: {box} as {width_m} x {height_m} pixels")
@@ -81,6 +86,15 @@ class Slide:
         scale = max(self.width / max_side, self.height / max_side, 1.0)
         size = (max(1, round(self.width / scale)), max(1, round(self.height / scale)))
         return self.read(BoxL0(0, 0, self.width, self.height), *size)
+
+    def check_unchanged(self) -> None:
+        """Do nothing if the file is still the one that was opened.
+
+        Raises:
+            SlideError: it was removed or changed since.
+        """
+        if self._mark:
+            self._mark.check()
 
     def close(self) -> None:
         self._source.close()
@@ -110,7 +124,7 @@ def open_slide(path: Path, mpp: Mpp | None = None, size_l0: tuple[int, int] | No
     Raises:
         SlideError: the file is missing, damaged, of an unsupported kind, or another image.
     """
-    _check_file(path)
+    mark = _check_file(path)
     source = _open_source(path, size_l0)
     if size_l0 is not None and source.size_l0 != tuple(size_l0):
         source.close()
@@ -119,7 +133,7 @@ def open_slide(path: Path, mpp: Mpp | None = None, size_l0: tuple[int, int] | No
             f"{_times(size_l0)}: the file was replaced by another image; put the right one back, "
             "or add this one to the project anew"
         )
-    return Slide(path, source, mpp)
+    return Slide(path, source, mpp, mark)
 
 
 def check_mpp(mpp: Mpp | None, path: Path) -> Mpp:
@@ -139,9 +153,9 @@ def check_mpp(mpp: Mpp | None, path: Path) -> Mpp:
     return mpp
 
 
-def _check_file(path: Path) -> None:
+def _check_file(path: Path) -> FileMark:
     try:
-        size = path.stat().st_size
+        mark = FileMark.of(path)
         if path.is_dir():
             raise SlideError(f"{path} is a folder, not an image; {_advice_for_folder(path)}")
         with path.open("rb"):
@@ -155,8 +169,9 @@ def _check_file(path: Path) -> None:
         raise SlideError(f"{path} may not be read: allow this user to read it") from error
     except OSError as error:
         raise SlideError(f"{path} cannot be read: {error.strerror or error}") from error
-    if size == 0:
+    if mark.size == 0:
         raise SlideError(f"{path} is empty: copy it again from where it came")
+    return mark
 
 
 def _advice_for_folder(path: Path) -> str:
@@ -193,7 +208,7 @@ def _damage_named(path: Path) -> Iterator[None]:
     except (SlideError, MemoryError):
         raise
     except Exception as error:
-        raise SlideError(
+        raise UndecodableError(
             f"{path} is damaged: a part of it cannot be decoded ({_reason(error)}); copy it again"
         ) from error
 

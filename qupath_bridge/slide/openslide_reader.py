@@ -9,7 +9,8 @@ import numpy as np
 import openslide
 
 from qupath_bridge.geometry import Mpp
-from qupath_bridge.slide.base import DamagedError, NotRecognisedError, on_white
+from qupath_bridge.slide.base import DamagedError, NotRecognisedError
+from qupath_bridge.slide.openslide_handle import OpenSlideHandle
 from qupath_bridge.slide.tiff_kind import dependable_resolution, is_plain_rgb
 
 BLOCK = 256
@@ -22,8 +23,9 @@ NEEDS_A_LOOK = ("generic-tiff", "aperio")
 class OpenSlideSource:
     """An image file open in OpenSlide."""
 
-    def __init__(self, slide: openslide.OpenSlide, size_l0: tuple[int, int] | None) -> None:
-        self._slide = slide
+    def __init__(self, handle: OpenSlideHandle, size_l0: tuple[int, int] | None) -> None:
+        self._handle, slide = handle, handle.slide
+        self._level_downsamples = slide.level_downsamples
         self.level_sizes = list(slide.level_dimensions)
         self.mpp = _mpp_of(slide.properties)
         x, y, width, height = bounds_of(slide.properties, slide.dimensions)
@@ -40,7 +42,7 @@ class OpenSlideSource:
         read. So such levels are read in blocks whose corners are fixed: the remainder (at most
         half a level-0 pixel) never adds up, and a pixel is the same whichever read it is in.
         """
-        downsample = self._slide.level_downsamples[level]
+        downsample = self._level_downsamples[level]
         if downsample.is_integer():
             return self._read_at(level, x, y, (width, height))
         out = np.empty((height, width, 3), np.uint8)
@@ -57,12 +59,12 @@ class OpenSlideSource:
         return out
 
     def _read_at(self, level: int, x: int, y: int, size: tuple[int, int]) -> np.ndarray:
-        downsample = self._slide.level_downsamples[level]
+        downsample = self._level_downsamples[level]
         corner_l0 = (round(x * downsample), round(y * downsample))
-        return on_white(np.asarray(self._slide.read_region(corner_l0, level, size)))
+        return self._handle.read(corner_l0, level, size)
 
     def close(self) -> None:
-        self._slide.close()
+        self._handle.close()
 
 
 def open_with_openslide(path: Path, size_l0: tuple[int, int] | None) -> OpenSlideSource:
@@ -74,15 +76,16 @@ def open_with_openslide(path: Path, size_l0: tuple[int, int] | None) -> OpenSlid
     """
     try:
         # As QuPath does: a link's target has the companion files, the link has not.
-        slide = openslide.OpenSlide(path.resolve())
+        handle = OpenSlideHandle(path.resolve())
     except openslide.OpenSlideUnsupportedFormatError:
         raise NotRecognisedError("unknown format") from None
     except openslide.OpenSlideError as error:
         raise DamagedError(str(error)) from error
-    if slide.properties.get("openslide.vendor") in NEEDS_A_LOOK and not is_plain_rgb(path):
-        slide.close()
+    vendor = handle.slide.properties.get("openslide.vendor")
+    if vendor in NEEDS_A_LOOK and not is_plain_rgb(path):
+        handle.close()
         raise NotRecognisedError("a TIFF that is better read otherwise")
-    return OpenSlideSource(slide, size_l0)
+    return OpenSlideSource(handle, size_l0)
 
 
 def bounds_of(

@@ -39,6 +39,7 @@ class PillowSource:
     def __init__(self, image: ImageFile) -> None:
         self._image = image
         self._pixels: np.ndarray | None = None
+        self._failure: Exception | None = None
         self._lock = threading.Lock()
         self.size_l0 = image.size
         self.level_sizes = [image.size]
@@ -49,20 +50,32 @@ class PillowSource:
 
     def _decoded(self) -> np.ndarray:
         with self._lock:
+            if self._failure:  # the whole picture would be decoded again for every part of it
+                raise DamagedError(str(self._failure)) from self._failure
             if self._pixels is None:
-                see_through = self._image.mode != "RGB" or "transparency" in self._image.info
-                if see_through:
-                    rgba = self._image.convert("RGBA")
-                    ground = Image.new("RGB", rgba.size, "white")
-                    ground.paste(rgba, mask=rgba)
-                    self._pixels = np.array(ground)
-                else:
-                    self._pixels = np.array(self._image)
-                self._image.close()
+                self._pixels = self._decode()
             return self._pixels
+
+    def _decode(self) -> np.ndarray:
+        try:
+            return _on_white(self._image)
+        except Exception as error:  # decoders raise anything at all on a damaged file
+            self._failure = error
+            raise
+        finally:
+            self._image.close()
 
     def close(self) -> None:
         self._image.close()
+
+
+def _on_white(image: ImageFile) -> np.ndarray:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return np.array(image)
+    rgba = image.convert("RGBA")
+    ground = Image.new("RGB", rgba.size, "white")
+    ground.paste(rgba, mask=rgba)
+    return np.array(ground)
 
 
 def open_with_pillow(path: Path, size_l0: tuple[int, int] | None) -> PillowSource:

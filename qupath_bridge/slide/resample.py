@@ -151,11 +151,12 @@ def _resize(
     """
     if box == (0, 0, *size) and pixels.shape[:2] == size[::-1]:
         return pixels.copy()
-    bands = [
-        np.asarray(Image.fromarray(pixels[..., c].astype(np.float32)).resize(size, FILTER, box))
-        for c in range(3)
-    ]
-    return np.rint(np.stack(bands, 2)).clip(0, 255).astype(np.uint8)
+    out = np.empty((size[1], size[0], 3), np.uint8)
+    for c in range(3):  # one by one, as a channel takes four bytes a pixel
+        whole = Image.fromarray(pixels[..., c].astype(np.float32))
+        band = np.array(whole.resize(size, FILTER, box))
+        np.clip(np.rint(band, out=band), 0, 255, out=out[..., c], casting="unsafe")
+    return out
 
 
 def _pixels(across: Span, down: Span) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -24,24 +25,41 @@ class Piece(NamedTuple):
         return 0 if self.pixels is None else self.pixels.nbytes
 
 
+Key = tuple[int, int, int]
+
+
 class PieceCache:
     """The last decoded pieces, up to `CACHE_BYTES` and at least one; thread-safe."""
 
     def __init__(self) -> None:
-        self._pieces: OrderedDict[tuple[int, int, int], Piece] = OrderedDict()
+        self._pieces: OrderedDict[Key, Piece] = OrderedDict()
+        self._decoding: dict[Key, threading.Event] = {}
         self._bytes = 0
         self._lock = threading.Lock()
 
-    def get(self, key: tuple[int, int, int]) -> Piece | None:
-        with self._lock:
-            if key in self._pieces:
-                self._pieces.move_to_end(key)
-            return self._pieces.get(key)
+    def get(self, key: Key, decode: Callable[[], Piece]) -> Piece:
+        """Return a piece, kept or decoded; a thread waits where another is just decoding it."""
+        while True:
+            with self._lock:
+                if key in self._pieces:
+                    self._pieces.move_to_end(key)
+                    return self._pieces[key]
+                coming = self._decoding.get(key)
+                if coming is None:
+                    done = self._decoding[key] = threading.Event()
+                    break
+            coming.wait()
+        try:
+            piece = decode()
+            self._put(key, piece)
+            return piece
+        finally:
+            with self._lock:
+                del self._decoding[key]
+            done.set()
 
-    def put(self, key: tuple[int, int, int], piece: Piece) -> None:
+    def _put(self, key: Key, piece: Piece) -> None:
         with self._lock:
-            if key in self._pieces:
-                return
             self._pieces[key] = piece
             self._bytes += piece.bytes
             while self._bytes > CACHE_BYTES and len(self._pieces) > 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -49,10 +50,8 @@ class TiffSource:
         out = np.full((height, width, 4 if self._alpha else 3), 255, np.uint8)
         for channel, page in enumerate(self._pages[level]):
             for index in _pieces_touching(_keyframe_of(page), x, y, width, height):
-                piece = self._cache.get((level, channel, index))
-                if piece is None:
-                    piece = self._decode(page, index)
-                    self._cache.put((level, channel, index), piece)
+                decode = partial(self._decode, page, index)
+                piece = self._cache.get((level, channel, index), decode)
                 paste(piece, channel, out, x, y)
         return self._without_alpha(out)
 

@@ -1,0 +1,171 @@
+"""Where a slide shows nothing but bare glass, for certain: what no model needs to see.
+
+The opposite doubt of `tissue.py`: there, tissue is what is coloured enough; here, glass is only
+what is as bright, as grey and as even as the slide's glass, or the scanner's white filling. One
+nucleus or thin fibre in a pixel of 8 um darkens it by more; a speck of 1 um may go unnoticed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+from scipy import ndimage
+
+from qupath_bridge.engine.source import default_threads
+from qupath_bridge.errors import UndecodableError
+from qupath_bridge.geometry import BoxL0
+from qupath_bridge.slide import Slide
+from qupath_bridge.tissue import TissueSettings, mask_mpp
+
+GREY_LEVELS = 4
+"""How far from the glass's colour, and from its neighbours, a pixel of glass may be: noise averages
+out to less than 1 in 8 um, and slow shading across a slide stays within it."""
+
+FILLING = 254
+"""From here on all channels are what scanners write where they did not look."""
+
+DARKEST, MOST_COLOURED = 200, 12
+"""Grey levels: darker glass, or more coloured, could not be told from pale mucus."""
+
+LEAST_PIXELS = 64
+"""Fewer bright, grey and even pixels than these are no proof that the slide shows glass."""
+
+PART_PIXELS = 256
+
+
+class Glass:
+    """What of a slide is bare glass, seen in pixels of about 8 um.
+
+    mask: bool [h, w], True where glass is; it covers width_l0 x height_l0 pixels of level 0.
+    """
+
+    def __init__(self, mask: np.ndarray, width_l0: int, height_l0: int) -> None:
+        self.mask = mask
+        self._scale_x, self._scale_y = mask.shape[1] / width_l0, mask.shape[0] / height_l0
+
+    @classmethod
+    def of(cls, slide: Slide) -> Glass:
+        """Return a slide's glass; no part that cannot be decoded is glass.
+
+        One low-resolution read: on a slide without small levels all of it is decoded for that.
+
+        Raises:
+            PixelSizeError: the slide has no pixel size.
+            SlideError: it was removed or changed while it was being read.
+        """
+        mpp, (width, height) = slide.mpp, (slide.width, slide.height)
+        pixel_um = mask_mpp(width * mpp.x, height * mpp.y, TissueSettings.mpp)
+        size = max(1, round(width * mpp.x / pixel_um)), max(1, round(height * mpp.y / pixel_um))
+        small = _small(slide, *size)
+        slide.check_unchanged()
+        return cls(glass_mask(small), width, height)
+
+    def is_glass(self, box_l0: BoxL0) -> bool:
+        """Return whether a box, and a pixel of 8 um around it, holds nothing but bare glass.
+
+        What lies outside of the slide is white, and counts as glass.
+        """
+        return bool(self.are_glass(*(np.array([edge]) for edge in box_l0))[0])
+
+    def are_glass(
+        self, x0_l0: np.ndarray, y0_l0: np.ndarray, x1_l0: np.ndarray, y1_l0: np.ndarray
+    ) -> np.ndarray:
+        """Return the same of many boxes, bool [N], whose edges are each a float [N]."""
+        if len(x0_l0) == 0:
+            return np.zeros(0, bool)
+        height, width = self.mask.shape
+        left, right = _grown(x0_l0, x1_l0, self._scale_x, width)
+        top, bottom = _grown(y0_l0, y1_l0, self._scale_y, height)
+        first = int(top.min())
+        other = _sums(~self.mask[first : int(bottom.max())])
+        top, bottom = top - first, bottom - first
+        found = other[bottom, right] - other[top, right] - other[bottom, left] + other[top, left]
+        return found == 0
+
+
+def glass_mask(rgb: np.ndarray) -> np.ndarray:
+    """Return where bare glass is, bool [H, W], in uint8 RGB [H, W, 3] of about 8 um a pixel."""
+    filling = rgb.min(2) >= FILLING
+    even = np.ones(filling.shape, bool)
+    for c in range(3):
+        highest = ndimage.maximum_filter(rgb[..., c], 3, mode="nearest")
+        even &= highest - ndimage.minimum_filter(rgb[..., c], 3, mode="nearest") <= GREY_LEVELS
+    colour = _colour_of_glass(rgb[even & ~filling], filling.size)
+    alike = filling
+    if colour is not None:
+        low, high = colour - GREY_LEVELS, colour + GREY_LEVELS
+        alike = filling | ((rgb >= low) & (rgb <= high)).all(2)
+    return alike & even
+
+
+def _colour_of_glass(even: np.ndarray, pixels: int) -> np.ndarray | None:
+    """Return the colour of glass, float [3], by the even pixels [N, 3]; None where none is known.
+
+    Nothing on a slide lets through more light, so the brightest decide.
+    """
+    darkest, brightest = even.min(1), even.max(1)
+    grey = even[(darkest >= DARKEST) & (brightest - darkest <= MOST_COLOURED)]
+    if len(grey) < max(LEAST_PIXELS, pixels / 1000):
+        return None
+    light = grey.mean(1)
+    bright = grey[light >= np.percentile(light, 95) - GREY_LEVELS]
+    return np.median(bright, axis=0)
+
+
+class _Part(NamedTuple):
+    """A part of the low-resolution image."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+def _small(slide: Slide, width: int, height: int) -> np.ndarray:
+    """Return a slide at width x height, uint8 [height, width, 3]; black where it is damaged."""
+    small = np.zeros((height, width, 3), np.uint8)
+    box_of = partial(_box_l0, slide.width / width, slide.height / height)
+
+    def read(part: _Part) -> None:
+        out = small[part.y : part.y + part.height, part.x : part.x + part.width]
+        try:
+            out[...] = slide.read(box_of(part), part.width, part.height)
+        except UndecodableError:
+            slide.check_unchanged()  # or else the whole file is gone, not a part damaged
+
+    with ThreadPoolExecutor(default_threads(), "glass") as readers:
+        for _ in readers.map(read, _parts(width, height)):
+            pass
+    return small
+
+
+def _parts(width: int, height: int) -> Iterator[_Part]:
+    side = PART_PIXELS
+    for y in range(0, height, side):
+        for x in range(0, width, side):
+            yield _Part(x, y, min(side, width - x), min(side, height - y))
+
+
+def _box_l0(scale_x: float, scale_y: float, part: _Part) -> BoxL0:
+    right, bottom = part.x + part.width, part.y + part.height
+    return BoxL0(part.x * scale_x, part.y * scale_y, right * scale_x, bottom * scale_y)
+
+
+def _grown(
+    start_l0: np.ndarray, end_l0: np.ndarray, scale: float, size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mask's pixels that stretches touch, and one more at each end, clipped."""
+    first = np.floor(np.asarray(start_l0) * scale).astype(int) - 1
+    last = np.ceil(np.asarray(end_l0) * scale).astype(int) + 1
+    return first.clip(0, size), last.clip(0, size)
+
+
+def _sums(mask: np.ndarray) -> np.ndarray:
+    """Return how many are True above and left of each corner, int32 [h + 1, w + 1]."""
+    sums = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), np.int32)
+    np.cumsum(np.cumsum(mask, 0, dtype=np.int32), 1, out=sums[1:, 1:])
+    return sums
