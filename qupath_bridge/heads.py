@@ -9,9 +9,9 @@ import numpy as np
 from shapely.geometry.base import BaseGeometry
 
 from model import HeadClass
-from qupath_bridge.classmap import ClassMap, stacked
+from qupath_bridge.classmap import ClassMap
 from qupath_bridge.fusion import Fuser
-from qupath_bridge.glands import has_borders, with_whole_glands
+from qupath_bridge.glands import GlandBands, GlandClasses, has_borders
 from qupath_bridge.polygons import PolygonSettings, TracedObject, Tracer, in_order
 from qupath_bridge.tiles import Tile, TilePlan
 
@@ -19,8 +19,7 @@ from qupath_bridge.tiles import Tile, TilePlan
 class HeadTracer:
     """Fuses the tiles of a region, row by row, and traces what is finished.
 
-    Only a head that knows borders of glands needs the whole map: its bands are kept until the
-    last.
+    Of a head that knows borders of glands, rows are held until glands that begin in them end.
     """
 
     def __init__(
@@ -31,17 +30,20 @@ class HeadTracer:
         model_mpp: float,
         settings: PolygonSettings,
     ) -> None:
-        self._classes, self._settings = classes, settings
-        self._cell_um = model_mpp * plan.cell_m
         self._fuser = Fuser(plan, outline_m, len(classes))
         self._tracer = Tracer(self._fuser.frame, outline_m, model_mpp, settings)
-        self._kept: list[ClassMap] | None = [] if has_borders(classes) else None
+        self._glands: GlandBands | None = None
+        if has_borders(classes):
+            cell_um = model_mpp * plan.cell_m
+            self._glands = GlandBands(classes, cell_um, settings.min_object_um2)
+            self._class_of = GlandClasses.of(classes).class_of
 
     def add(self, tile: Tile, probabilities: np.ndarray) -> None:
         """Take in one tile's class probabilities, float32 [K, h, w]; tiles come sorted by y.
 
         Raises:
-            TilingError: the tile belongs to an earlier row, or its scores have another shape.
+            TilingError: the tile belongs to an earlier row, or its scores have another shape, or
+                too many glands touch one another.
         """
         self._fuser.add(tile, probabilities)
         self._take(self._fuser.bands())
@@ -53,19 +55,14 @@ class HeadTracer:
             TilingError: too many glands touch one another.
         """
         self._take(self._fuser.last_bands())
-        if self._kept is None:
+        if self._glands is None:
             return in_order(self._tracer.objects())
-        class_map, self._kept = stacked(self._kept), []
-        class_map, codes = with_whole_glands(
-            class_map, self._classes, self._cell_um, self._settings.min_object_um2
-        )
-        self._tracer.add(class_map)
+        for band in self._glands.last():
+            self._tracer.add(band)
         found = in_order(self._tracer.objects())
-        return [replace(o, code=codes[o.code]) for o in found]
+        return [replace(o, code=self._class_of(o.code)) for o in found]
 
     def _take(self, bands: Iterable[ClassMap]) -> None:
         for band in bands:
-            if self._kept is None:
-                self._tracer.add(band)
-            else:
-                self._kept.append(band)
+            for finished in (band,) if self._glands is None else self._glands.add(band):
+                self._tracer.add(finished)
