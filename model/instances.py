@@ -75,16 +75,15 @@ def gland_instances(probabilities: np.ndarray, reading: GlandReading) -> np.ndar
     only is one gland. Then holes are filled and small objects dropped.
     """
     mask = gland_mask(probabilities, reading)
-    cores = _cores(probabilities, mask, reading)
-    grown = watershed(_distance_to(cores > 0), cores, mask=mask, connectivity=2)
-    filled = _filled(grown.astype(np.int32))
-    return _without_small(filled, reading.min_object_um2 / reading.mpp**2)
+    inside = mask
+    if reading.border is not None:
+        inside = mask & (probabilities[reading.gland] > probabilities[reading.border])
+    return _instances(mask, inside, reading)
 
 
 def glands_of_codes(codes: np.ndarray, reading: GlandReading) -> np.ndarray:
     """Return glands as `gland_instances` does, of the winning classes alone, uint8 [H, W]."""
-    channels = [codes == channel for channel in range(max(reading.channels) + 1)]
-    return gland_instances(np.stack(channels).astype(np.float32), reading)
+    return _instances(np.isin(codes, reading.channels), codes == reading.gland, reading)
 
 
 def known_glands(probabilities: np.ndarray, known: np.ndarray, reading: GlandReading) -> np.ndarray:
@@ -96,11 +95,19 @@ def known_glands(probabilities: np.ndarray, known: np.ndarray, reading: GlandRea
     return gland_instances(probabilities * known, reading) * known
 
 
-def _cores(probabilities: np.ndarray, mask: np.ndarray, reading: GlandReading) -> np.ndarray:
+def _instances(mask: np.ndarray, inside: np.ndarray, reading: GlandReading) -> np.ndarray:
+    """Return glands, int32 [H, W], of what is gland or border and of what is inside."""
+    cores = _cores(mask, inside, reading)
+    if cores.max(initial=0) <= 1:  # no two to part
+        grown = mask.astype(np.int32)
+    else:
+        grown = watershed(_distance_to(cores > 0), cores, mask=mask, connectivity=2)
+    filled = _filled(grown.astype(np.int32, copy=False))
+    return _without_small(filled, reading.min_object_um2 / reading.mpp**2)
+
+
+def _cores(mask: np.ndarray, inside: np.ndarray, reading: GlandReading) -> np.ndarray:
     """Return one marker per gland, int32 [H, W]."""
-    inside = mask
-    if reading.border is not None:
-        inside = mask & (probabilities[reading.gland] > probabilities[reading.border])
     # Across a corner two insides would meet through a border of one pixel: four neighbours.
     cores, _ = ndimage.label(inside)
     cores = _without_small(cores.astype(np.int32), reading.min_core_um2 / reading.mpp**2)

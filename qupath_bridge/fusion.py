@@ -12,7 +12,7 @@ from qupath_bridge.classmap import NODATA, ClassMap, MapFrame, stacked
 from qupath_bridge.errors import TilingError
 from qupath_bridge.tiles import Tile, TilePlan
 
-BLOCK = 256  # columns of cells that are held together: two islands of tissue cost two islands
+BLOCK = 512  # columns of cells that are held together: two islands of tissue cost two islands
 
 
 class Fuser:
@@ -47,6 +47,7 @@ class Fuser:
         self._top: int | None = None  # row of the map where the held scores begin
         self._y_m: int | None = None
         self._row: dict[int, np.ndarray] = {}
+        self._spare: list[np.ndarray] = []  # used again: fresh memory costs more than the product
         self._blank_row: set[int] = set()
         self._bands: list[ClassMap] = []
         self._least_y_m: int | None = None  # tiles above it come too late
@@ -65,8 +66,10 @@ class Fuser:
                 f"the scores of a tile have shape {probabilities.shape}, expected {expected}"
             )
         self._go_to_row(tile)
-        weighted = self._window * probabilities[:, self._inside, self._inside]
-        self._row[tile.x_m] = weighted.astype(np.float32, copy=False)
+        shape = (self._class_count, *self._window.shape)
+        weighted = self._spare.pop() if self._spare else np.empty(shape, np.float32)
+        np.multiply(self._window, probabilities[:, self._inside, self._inside], out=weighted)
+        self._row[tile.x_m] = weighted
 
     def add_blank(self, tile: Tile) -> None:
         """Take in a tile of bare glass, which was not computed.
@@ -122,6 +125,7 @@ class Fuser:
         self._top = top
         for x_m in sorted(self._row):
             weighted = self._row.pop(x_m)
+            self._spare.append(weighted)
             for block, held, part in self._touched(x_m):
                 block.add(held.start, held.stop, weighted[:, :, part], self._window[:, part])
         for x_m in self._blank_row:

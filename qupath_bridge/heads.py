@@ -8,16 +8,15 @@ from dataclasses import replace
 from shapely.geometry.base import BaseGeometry
 
 from model import HeadClass
-from qupath_bridge.classmap import ClassMap, MapFrame, stacked
-from qupath_bridge.glands import has_borders, with_whole_glands
+from qupath_bridge.classmap import ClassMap, MapFrame
+from qupath_bridge.glands import GlandBands, GlandClasses, has_borders
 from qupath_bridge.polygons import PolygonSettings, TracedObject, Tracer, in_order
 
 
 class HeadTracer:
     """Traces the objects of one head in one region.
 
-    Only a head that knows borders of glands needs the whole map: its bands are kept until the
-    last.
+    Of a head that knows borders of glands, rows are held until glands that begin in them end.
     """
 
     def __init__(
@@ -28,18 +27,22 @@ class HeadTracer:
         model_mpp: float,
         settings: PolygonSettings,
     ) -> None:
-        self._classes, self._settings = classes, settings
-        self._cell_um = model_mpp * frame.cell_m
         self._tracer = Tracer(frame, outline_m, model_mpp, settings)
-        self._kept: list[ClassMap] | None = [] if has_borders(classes) else None
+        self._glands: GlandBands | None = None
+        if has_borders(classes):
+            cell_um = model_mpp * frame.cell_m
+            self._glands = GlandBands(classes, cell_um, settings.min_object_um2)
+            self._class_of = GlandClasses.of(classes).class_of
 
     def take(self, bands: Iterable[ClassMap]) -> None:
-        """Take in the next bands of the map, from the top."""
+        """Take in the next bands of the map, from the top.
+
+        Raises:
+            TilingError: too many glands touch one another.
+        """
         for band in bands:
-            if self._kept is None:
-                self._tracer.add(band)
-            else:
-                self._kept.append(band)
+            for finished in (band,) if self._glands is None else self._glands.add(band):
+                self._tracer.add(finished)
 
     def objects(self) -> list[TracedObject]:
         """Return the objects, once, by class and place; all bands must be there.
@@ -47,12 +50,9 @@ class HeadTracer:
         Raises:
             TilingError: too many glands touch one another.
         """
-        if self._kept is None:
+        if self._glands is None:
             return in_order(self._tracer.objects())
-        class_map, self._kept = stacked(self._kept), []
-        class_map, codes = with_whole_glands(
-            class_map, self._classes, self._cell_um, self._settings.min_object_um2
-        )
-        self._tracer.add(class_map)
+        for band in self._glands.last():
+            self._tracer.add(band)
         found = in_order(self._tracer.objects())
-        return [replace(o, code=codes[o.code]) for o in found]
+        return [replace(o, code=self._class_of(o.code)) for o in found]

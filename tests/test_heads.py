@@ -10,8 +10,9 @@ from shapely.geometry import Point, box
 from shapely.geometry.base import BaseGeometry
 
 from model import HeadClass
+from qupath_bridge.classmap import stacked
 from qupath_bridge.fusion import Fuser
-from qupath_bridge.glands import with_whole_glands
+from qupath_bridge.glands import GlandBands, GlandClasses
 from qupath_bridge.heads import HeadTracer
 from qupath_bridge.polygons import PolygonSettings, TracedObject, trace
 from qupath_bridge.tiles import Tile, TilePlan, tiles_of
@@ -63,11 +64,12 @@ def test_a_head_gives_the_objects_of_its_whole_map(outline):
 
 
 def test_a_head_with_borders_gives_whole_glands():
-    glands, codes = with_whole_glands(whole_map(RING), GLANDS, MPP * 2, SETTINGS.min_object_um2)
-    expected = trace(glands, RING, MPP, SETTINGS)
+    bands = GlandBands(GLANDS, MPP * 2, SETTINGS.min_object_um2)
+    glands = stacked([*bands.add(whole_map(RING)), *bands.last()])
+    expected, class_of = trace(glands, RING, MPP, SETTINGS), GlandClasses.of(GLANDS).class_of
     found = traced_by_head(RING, GLANDS)
     assert [o.outline_m.wkb for o in found] == [o.outline_m.wkb for o in expected]
-    assert [o.code for o in found] == [codes[o.code] for o in expected]
+    assert [o.code for o in found] == [class_of(o.code) for o in expected]
     assert {o.code for o in found} == {0, 1}
 
 
