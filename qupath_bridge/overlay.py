@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -30,7 +30,7 @@ RIM = 0.03  # how much of the slide is shown around the regions, of their longer
 def draw_regions(
     slide: Slide,
     regions: Sequence[Region],
-    detections: Sequence[Detection],
+    detections: Iterable[Detection],
     most_px: tuple[int, int],
 ) -> Image.Image:
     """Return the part of a slide that holds the regions, with what was found in them.

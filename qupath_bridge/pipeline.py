@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import chain
 from pathlib import Path
 
 from model import HeadClass, find_model, read_card
@@ -161,7 +162,7 @@ class Run:
         scope = Scope(self.engine.heads, done_anew(ready.regions), ready.annotation_ids)
         rows = self._rows(image, ready, objects, scope)
         kept = scope.kept_detections(self.store.read_detections(image.entry_id))
-        self.store.write_detections(image.entry_id, [*kept, *detections])
+        digest = self.store.write_detections(image.entry_id, chain(kept, detections))
         changes = ImageWrite(
             heads=scope.heads,
             region_ids=scope.region_ids,
@@ -170,7 +171,6 @@ class Run:
             classes=_project_classes(self.engine.classes.values()),
         )
         self.project.write(image, changes)
-        digest = digest_of(detection.id for detection in (*kept, *detections))
         self.store.write_result(image.entry_id, StoredResult(ready.made, tuple(rows), digest))
         return len(detections)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,7 @@ def _check_pixel_size(slide: Slide) -> None:
 
 def _write(
     folder: Path,
-    detections: Sequence[Detection],
+    detections: Iterable[Detection],
     rows: Sequence[ClassArea],
     regions: Sequence[Region],
     heads: Sequence[str],
@@ -129,7 +129,7 @@ def _row(row: ClassArea) -> dict[str, Any]:
 
 
 def _draw(
-    path: Path, slide: Slide, regions: Sequence[Region], detections: Sequence[Detection]
+    path: Path, slide: Slide, regions: Sequence[Region], detections: Iterable[Detection]
 ) -> None:
     picture = draw_regions(slide, regions, detections, OVERLAY_PX)
     with replacing(path) as beside:

@@ -13,7 +13,7 @@ import numpy as np
 import shapely
 
 from qupath_bridge.detections import Detection
-from qupath_bridge.featurecollection import MEASUREMENTS, measurements_of
+from qupath_bridge.feature_lines import MEASUREMENTS, measurements_of
 from qupath_bridge.project.base import Annotation, Suggestion
 from qupath_bridge.project.geojson_objects import read_annotations
 from qupath_bridge.project.jvm import java_class
