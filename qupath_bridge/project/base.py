@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -63,13 +63,14 @@ class ImageWrite:
 
     `heads` and `region_ids` say what was done anew: earlier objects of ours that belong to one
     of these heads AND either to one of these regions or to a region that is no longer there, are
-    replaced by `detections`; every other object stays. `measurements` maps an annotation's id to
+    replaced by `detections`, which may be iterated over more than once and be more than memory
+    holds; every other object stays. `measurements` maps an annotation's id to
     the full set of `PathSegDiff: ...` values it shall have; others with that prefix go.
     """
 
     heads: Sequence[str]
     region_ids: Sequence[str]
-    detections: Sequence[Detection]
+    detections: Iterable[Detection]
     measurements: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     classes: Sequence[ProjectClass] = ()
 
