@@ -192,7 +192,7 @@ class Run:
         new_rows = class_areas(image, regions, objects, self.engine.classes, mpp)
         rows = [*self._kept_rows(image, scope), *new_rows]
         kept = scope.kept_detections(self.store.read_detections(image.entry_id))
-        self.store.write_detections(image.entry_id, chain(kept, shown))
+        digest = self.store.write_detections(image.entry_id, chain(kept, shown))
         changes = ImageWrite(
             heads=scope.heads,
             region_ids=scope.region_ids,
@@ -201,7 +201,6 @@ class Run:
             classes=_project_classes(self.engine.classes.values()),
         )
         self.project.write(image, changes)
-        digest = digest_of(detection.id for detection in chain(kept, shown))
         self.store.write_result(image.entry_id, StoredResult(ready.made, tuple(rows), digest))
         return sum(row.objects for row in new_rows)
 

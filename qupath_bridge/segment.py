@@ -82,7 +82,7 @@ class Engine:
 
 def _is_glass(slide: Slide, scale: Scale, tile_m: int, tiles: Sequence[Tile]) -> np.ndarray:
     boxes = [scale.box_l0(tile.x_m, tile.y_m, tile_m, tile_m) for tile in tiles]
-    return Glass.of(slide).is_glass(np.array(boxes))
+    return Glass.of(slide).are_glass(*np.array(boxes).T)
 
 
 def open_image(image: ProjectImage, settings: RunSettings) -> Slide:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 from qupath_bridge.detections import Detection, replaced_by
 from qupath_bridge.disk import replacing
 from qupath_bridge.errors import ProjectError
-from qupath_bridge.featurecollection import read_detections, write_detections
+from qupath_bridge.featurecollection import iter_detections, write_collection
 from qupath_bridge.measurements import ClassArea
 
 RESULT_FORMAT = 1
@@ -80,21 +80,28 @@ class ResultStore:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def read_detections(self, entry_id: str) -> list[Detection]:
-        """Return an image's stored detections; none where the file is missing.
+    def read_detections(self, entry_id: str) -> Iterator[Detection]:
+        """Yield an image's stored detections, one in memory at a time; none if no file is there.
 
         Raises:
             ProjectError: the file is there but broken.
         """
         path = self.detections_path(entry_id)
-        return read_detections(path) if path.exists() else []
+        return iter_detections(path) if path.exists() else iter(())
 
-    def write_detections(self, entry_id: str, detections: Iterable[Detection]) -> None:
-        """Write an image's detections, and take back what was said of earlier ones."""
+    def write_detections(self, entry_id: str, detections: Iterable[Detection]) -> str:
+        """Write an image's detections, and take back what was said of earlier ones.
+
+        They may come from what is replaced: if that is broken, all stays as it was. Returns the
+        digest of their ids.
+        """
         folder = self.of(entry_id)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "result.json").unlink(missing_ok=True)
-        write_detections(self.detections_path(entry_id), detections)
+        ids: list[str] = []
+        with replacing(self.detections_path(entry_id)) as beside:
+            write_collection(beside, _noted(detections, ids))
+            (folder / "result.json").unlink(missing_ok=True)
+        return digest_of(ids)
 
     def write_result(self, entry_id: str, result: StoredResult) -> None:
         """Write an image's result: from now on the image counts as done."""
@@ -134,10 +141,10 @@ class Scope:
     region_ids: Sequence[str]
     present_region_ids: Collection[str]
 
-    def kept_detections(self, earlier: Iterable[Detection]) -> list[Detection]:
-        """Return the earlier detections that stay."""
+    def kept_detections(self, earlier: Iterable[Detection]) -> Iterator[Detection]:
+        """Yield the earlier detections that stay."""
         goes = replaced_by(self.heads, self.region_ids, self.present_region_ids)
-        return [detection for detection in earlier if not goes(detection.id)]
+        return (detection for detection in earlier if not goes(detection.id))
 
     def kept_rows(self, earlier: Iterable[ClassArea]) -> list[ClassArea]:
         """Return the earlier class areas that stay: those whose detections do."""
@@ -155,6 +162,12 @@ def write_json(path: Path, content: Any) -> None:
     text = json.dumps(content, indent=1, ensure_ascii=False, default=str)
     with replacing(path) as beside:
         beside.write_text(text + "\n", encoding="utf-8")
+
+
+def _noted(detections: Iterable[Detection], ids: list[str]) -> Iterator[Detection]:
+    for detection in detections:
+        ids.append(detection.id)
+        yield detection
 
 
 def _numbers_first(entry_id: str) -> tuple[int, int, str]:

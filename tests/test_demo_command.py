@@ -25,7 +25,7 @@ def test_the_demo_agrees_with_its_truth_on_an_unseen_slide(tmp_path):
     means = {head: float(value) for head, value in re.findall(r"(\w+) +mean ([\d.]+)", told.stdout)}
     assert means["tissue"] >= 0.75 and means["glands"] >= 0.75, told.stdout
 
-    detections = ResultStore(folder).read_detections("1")
+    detections = list(ResultStore(folder).read_detections("1"))
     assert {d.head for d in detections} == {"tissue", "glands"}
     assert all(is_ours(d.id) and d.outline_l0.is_valid for d in detections)
     assert all(0 < d.mean_probability <= 1 for d in detections)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import tracemalloc
 from collections.abc import Iterator
@@ -16,7 +17,13 @@ from shapely.geometry import Point, Polygon, box
 
 from qupath_bridge.detections import Detection, detection_id
 from qupath_bridge.errors import ProjectError
-from qupath_bridge.featurecollection import read_detections, write_detections
+from qupath_bridge.featurecollection import (
+    END,
+    START,
+    iter_detections,
+    read_detections,
+    write_detections,
+)
 
 HOLED = box(10.25, 20.5, 90.01, 70.07).difference(box(30, 30, 40.4, 40.6))
 
@@ -66,6 +73,7 @@ def test_what_was_written_reads_back_the_same(detections, tmp_path):
     path = tmp_path / "detections.geojson"
     write_detections(path, detections)
     assert read_detections(path) == detections
+    assert list(iter_detections(path)) == detections
 
 
 def test_a_feature_is_what_qupath_reads(tmp_path):
@@ -137,6 +145,27 @@ def test_a_file_laid_out_anew_reads_the_same(tmp_path):
         feature["properties"] |= {"isLocked": False, "color": [1, 2, 3]}
     path.write_text(json.dumps(dict(reversed(content.items())), indent=3))
     assert read_detections(path) == list(many(3))
+    assert list(iter_detections(path)) == list(many(3))
+
+
+@pytest.mark.parametrize("name", ["detections.geojson", "detections.geojson.gz"])
+def test_reading_one_by_one_holds_a_few_at_a_time(tmp_path, name):
+    path = tmp_path / name
+    write_detections(path, many(4000))
+    tracemalloc.start()
+    assert sum(1 for _ in iter_detections(path)) == 4000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4000 * 100  # a detection takes some thousand bytes
+
+
+def test_a_file_that_is_laid_out_anew_from_the_middle_on_reads_the_same(tmp_path):
+    path = tmp_path / "detections.geojson"
+    write_detections(path, many(5))
+    lines = path.read_text().splitlines()
+    lines[3] = lines[3].replace(",", ",\n")
+    path.write_text("\r\n".join(lines) + "\n\n", newline="")
+    assert list(iter_detections(path)) == list(many(5))
 
 
 def test_writing_holds_a_few_detections_at_a_time(tmp_path):
@@ -227,8 +256,55 @@ def broken_files() -> dict[str, str]:
 def test_a_broken_file_is_refused_by_name(tmp_path, kind):
     path = tmp_path / "detections.geojson"
     path.write_text(broken_files()[kind], encoding="utf-8")
-    with pytest.raises(ProjectError, match=r"detections\.geojson"):
+    with pytest.raises(ProjectError, match=r"detections\.geojson") as whole:
         read_detections(path)
+    with pytest.raises(ProjectError) as streamed:
+        list(iter_detections(path))
+    assert str(streamed.value) == str(whole.value)
+
+
+def spoilt(lines: list[str]) -> dict[str, list[str]]:
+    """Return the lines of a whole file, spoilt in the ways that lines can be."""
+    first, last = lines[1], lines[-2]
+    return {
+        "no end": lines[:-1],
+        "cut within a line": [*lines[:-2], last[:-9]],
+        "cut before a feature": [*lines[:-2], "]}"],
+        "the last feature alone has no end": lines[:-2],
+        "two ends": [*lines, "]}"],
+        "more after the end": [*lines, first],
+        "a feature after the last": [*lines[:-1], last, "]}"],
+        "no comma": [START, first.removesuffix(","), *lines[2:]],
+        "an odd feature": [START, "1,", *lines[2:]],
+        "a feature of nothing": [START, '{"type":"Feature"},', *lines[2:]],
+        "a line of nothing": [*lines[:2], "", ",", *lines[2:]],
+        "a comma alone": [START, ",", END],
+        "begins only": [START],
+    }
+
+
+@pytest.mark.parametrize("kind", spoilt([""] * 5))
+@pytest.mark.parametrize("name", ["detections.geojson", "detections.geojson.gz"])
+def test_lines_that_are_no_whole_file_are_refused_as_the_whole_is(tmp_path, kind, name):
+    path = tmp_path / name
+    write_detections(path, many(3))
+    packed = path.suffix == ".gz"
+    text = gzip.decompress(path.read_bytes()).decode() if packed else path.read_text()
+    text = "\n".join(spoilt(text.splitlines())[kind])
+    path.write_bytes(gzip.compress(text.encode()) if packed else text.encode())
+    with pytest.raises(ProjectError, match=r"detections\.geojson") as whole:
+        read_detections(path)
+    with pytest.raises(ProjectError) as streamed:
+        list(iter_detections(path))
+    assert str(streamed.value) == str(whole.value)
+
+
+def test_a_packed_file_that_is_cut_off_is_refused(tmp_path):
+    path = tmp_path / "detections.geojson.gz"
+    write_detections(path, many(30))
+    path.write_bytes(path.read_bytes()[:-6])  # all the text is there, but not its checksum
+    with pytest.raises(ProjectError, match="restore it"):
+        list(iter_detections(path))
 
 
 def test_a_file_that_is_not_text_is_refused_by_name(tmp_path):

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from shapely.geometry import Polygon, box
 
 from qupath_bridge.detections import Detection, detection_id, is_ours, replaced_by
+from qupath_bridge.engine.spool import ObjectSpool
 from qupath_bridge.errors import ImageDataError, ProjectError, SlideError
 from qupath_bridge.project import (
     ImageWrite,
@@ -32,6 +33,7 @@ from qupath_bridge.project import (
     find_qupath,
     open_project,
 )
+from qupath_bridge.project.hierarchy import CHUNK
 
 pytestmark = [
     pytest.mark.qupath,
@@ -741,6 +743,21 @@ print(len(project.read_annotations(project.images()[0])))
         env={**environment, "LC_ALL": "C"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.stdout.strip() == "6", done.stderr
+
+
+def test_more_detections_than_are_added_at_a_time_come_from_disk(
+    path: Path, tmp_path: Path, java: Any
+) -> None:
+    project, image = opened(path)
+    ids = list(region_ids(project, image).values())[:2]
+    in_memory = _many(ids, 2 * CHUNK + 1)
+    spool = ObjectSpool(tmp_path / "spool")
+    spool.append(0, 0, in_memory.detections)
+    project.write(image, replace(in_memory, detections=spool))
+    found = ours(seen_by_qupath(path))
+    assert found.keys() == {d.id for d in in_memory.detections}
+    project.write(image, in_memory)
+    assert ours(seen_by_qupath(path)) == found
 
 
 @pytest.mark.slow

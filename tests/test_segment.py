@@ -13,6 +13,7 @@ import tifffile
 from shapely.geometry import Point, Polygon, box
 
 from model.card import DEFAULT_MODEL, HeadCard, HeadClass, read_card
+from qupath_bridge.engine.work import segment
 from qupath_bridge.geometry import Mpp, Region
 from qupath_bridge.segment import Engine
 from qupath_bridge.settings import RunSettings
@@ -74,7 +75,7 @@ def test_a_shape_at_the_far_corner_of_a_wide_slide_is_found_where_it_is(tmp_path
     mpp = Mpp(0.2519, 0.2493)
     with open_slide(path, mpp=mpp) as slide:
         outline = box(99_000, 0, width, height)
-        detections = engine_of().segment(slide, [region(outline)], lambda n: None)
+        detections = segment(engine_of(), slide, [region(outline)], lambda n: None)
     tumor = found(detections, "Tumor")
     one_model_pixel_l0 = 0.5 / min(mpp)
     for got, true in zip(tumor.bounds, truth.bounds, strict=True):
@@ -92,9 +93,8 @@ def test_seams_are_invisible_whatever_the_overlap(tmp_path):
     wanted = dict.fromkeys(("Tumor", "Stroma"))
     for overlap in (0.0, 0.3, 0.5, 0.75):
         with open_slide(path, mpp=Mpp(0.5, 0.5)) as slide:
-            detections = engine_of(overlap=overlap).segment(
-                slide, [region(outline)], lambda n: None
-            )
+            engine = engine_of(overlap=overlap)
+            detections = segment(engine, slide, [region(outline)], lambda n: None)
         for name in wanted:
             truth = np.flatnonzero([c.name == name for c in CLASSES])[0]
             cells = (coarse == truth)[5:741, 3:990]
@@ -111,7 +111,7 @@ def test_output_is_clipped_to_the_region_exactly_and_leaves_no_gaps(tmp_path):
     two = shapely.union_all([ring, Polygon([(600, 10), (690, 40), (610, 590)])])
     for outline in (ring, two):
         with open_slide(path, mpp=Mpp(0.5, 0.5)) as slide:
-            detections = engine_of().segment(slide, [region(outline)], lambda n: None)
+            detections = segment(engine_of(), slide, [region(outline)], lambda n: None)
         outlines = [d.outline_l0 for d in detections]
         assert all(o.is_valid and o.geom_type == "Polygon" for o in outlines)
         assert shapely.union_all(outlines).difference(outline.buffer(0.02)).area == 0
@@ -120,18 +120,30 @@ def test_output_is_clipped_to_the_region_exactly_and_leaves_no_gaps(tmp_path):
 
 
 def test_regions_far_apart_and_holes_cost_no_tiles(tmp_path):
-    path = write(
-        tmp_path / "white.tif", np.full((4000, 4000, 3), 255, np.uint8), compression="zlib"
-    )
+    pixels = np.full((4000, 4000, 3), (200, 150, 190), np.uint8)
+    path = write(tmp_path / "pink.tif", pixels, compression="zlib")
     corners = shapely.union_all([box(0, 0, 100, 100), box(3900, 3900, 4000, 4000)])
     frame = box(0, 0, 4000, 4000).difference(box(400, 400, 3600, 3600))
     with open_slide(path, mpp=Mpp(0.5, 0.5)) as slide:
         engine = engine_of()
-        assert engine.count_tiles(slide, [region(corners)]) <= 18
-        whole = engine.count_tiles(slide, [region(box(0, 0, 4000, 4000))])
-        assert engine.count_tiles(slide, [region(frame)]) < whole * 0.5
-        engine.segment(slide, [region(corners)], lambda n: None)
-    assert len(engine.model.seen) == engine.count_tiles(slide, [region(corners)])
+        assert len(engine.sweep(slide, [region(corners)]).tiles) <= 18
+        whole = len(engine.sweep(slide, [region(box(0, 0, 4000, 4000))]).tiles)
+        assert len(engine.sweep(slide, [region(frame)]).tiles) < whole * 0.5
+        segment(engine, slide, [region(corners)], lambda n: None)
+    assert len(engine.model.seen) == len(engine.sweep(slide, [region(corners)]).tiles)
+
+
+def test_bare_glass_is_background_without_being_computed(tmp_path):
+    pixels = np.full((2048, 2048, 3), 255, np.uint8)
+    pixels[:300, :300] = (200, 0, 0)
+    path = write(tmp_path / "glass.tif", pixels, compression="zlib")
+    outline = box(0, 0, 2048, 2048)
+    with open_slide(path, mpp=Mpp(0.5, 0.5)) as slide:
+        engine = engine_of()
+        detections = segment(engine, slide, [region(outline)], lambda n: None)
+    assert len(engine.model.seen) < 30
+    assert found(detections, "Tumor").area == pytest.approx(300 * 300, rel=1e-3)
+    assert sum(d.outline_l0.area for d in detections) == pytest.approx(2048 * 2048)
 
 
 def test_overlapping_regions_see_the_same_scores(tmp_path):
@@ -143,7 +155,9 @@ def test_overlapping_regions_see_the_same_scores(tmp_path):
         "b", "B", "annotation", box(201, 203, 801, 799).intersection(box(0, 0, 800, 800))
     )
     with open_slide(path, mpp=Mpp(0.5, 0.5)) as slide:
-        detections = engine_of().segment(slide, [first, second], lambda n: None)
+        engine = engine_of()
+        detections = segment(engine, slide, [first, second], lambda n: None)
+    assert len(set(engine.model.seen)) == len(engine.model.seen)  # each tile once, for both
     both = first.outline_l0.intersection(second.outline_l0)
     tumor = [
         found([d for d in detections if d.region_id == r], "Tumor").intersection(both)

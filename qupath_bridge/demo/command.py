@@ -42,7 +42,7 @@ def run_demo(
         say(report.summary())
         return None
     store = ResultStore(demo.folder)
-    detections = store.read_detections(demo.entry_id)
+    detections = list(store.read_detections(demo.entry_id))
     regions = _regions(demo)
     say(class_area_table(store.read_class_areas()))
     agreement = _agreement(demo, detections, regions)

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from qupath_bridge.detections import Detection
 from qupath_bridge.errors import ProjectError
-from qupath_bridge.featurecollection import CHUNK, UNREADABLE, detection_of_line, feature_lines
+from qupath_bridge.feature_lines import CHUNK, detection_of_line, feature_lines
+from qupath_bridge.featurecollection import UNREADABLE
 
 SUFFIX = ".features"
 

@@ -54,9 +54,7 @@ class ImageWork:
     def computation(self, batch: int) -> Computation:
         """Return what computes the bands, `batch` tiles at once; this may load the model."""
         engine = self.engine
-        return Computation(
-            self.slide, self.scale, self.sweep, engine.classes, engine.model, batch
-        )
+        return Computation(self.slide, self.scale, self.sweep, engine.classes, engine.model, batch)
 
     def traced(self) -> Traced:
         """Return what is needed to make objects of the bands."""

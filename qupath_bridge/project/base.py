@@ -63,7 +63,8 @@ class ImageWrite:
 
     `heads` and `region_ids` say what was done anew: earlier objects of ours that belong to one
     of these heads AND either to one of these regions or to a region that is no longer there, are
-    replaced by `detections`, which are iterated over more than once; every other object stays. `measurements` maps an annotation's id to
+    replaced by `detections`, which may be iterated over more than once and be more than memory
+    holds; every other object stays. `measurements` maps an annotation's id to
     the full set of `PathSegDiff: ...` values it shall have; others with that prefix go.
     """
 

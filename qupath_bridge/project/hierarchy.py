@@ -6,6 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from itertools import islice
 from typing import Any
 
 import jpype
@@ -13,12 +14,13 @@ import numpy as np
 import shapely
 
 from qupath_bridge.detections import Detection
-from qupath_bridge.featurecollection import MEASUREMENTS, measurements_of
+from qupath_bridge.feature_lines import MEASUREMENTS, measurements_of
 from qupath_bridge.project.base import Annotation, Suggestion
 from qupath_bridge.project.geojson_objects import read_annotations
 from qupath_bridge.project.jvm import java_class
 from qupath_bridge.suggestions import IGNORED_CLASS, IGNORED_COLOR
 
+CHUNK = 5000
 PREFIX = "PathSegDiff: "
 """What the names of our measurements of annotations begin with."""
 
@@ -60,16 +62,25 @@ def remove_objects(items: Iterable[Any]) -> None:
 
 
 def add_detections(
-    hierarchy: Any, parents: Mapping[str, Any], detections: Sequence[Detection]
+    hierarchy: Any, parents: Mapping[str, Any], detections: Iterable[Detection]
 ) -> None:
-    """Add detections below the annotations of their regions' ids, else at the root."""
+    """Add detections below the annotations of their regions' ids, else at the root.
+
+    Some thousand at a time are in Python's memory; Java holds them all.
+    """
+    remaining = iter(detections)
+    while chunk := list(islice(remaining, CHUNK)):
+        _add_chunk(hierarchy, parents, chunk)
+    hierarchy.fireHierarchyChangedEvent(hierarchy)
+
+
+def _add_chunk(hierarchy: Any, parents: Mapping[str, Any], detections: Sequence[Detection]) -> None:
     children = defaultdict(list)
     for detection, item in zip(detections, _detection_objects(detections), strict=True):
         children[detection.region_id].append(item)
     for region_id, items in children.items():
         parent = parents.get(region_id, hierarchy.getRootObject())
         parent.addChildObjects(java_class("java.util.ArrayList")(items))
-    hierarchy.fireHierarchyChangedEvent(hierarchy)
 
 
 def add_suggestions(hierarchy: Any, suggestions: Sequence[Suggestion]) -> None:

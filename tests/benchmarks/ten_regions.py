@@ -101,7 +101,7 @@ def main() -> None:
     held_out = [box(x, y, x + SIDE_PX, y + SIDE_PX) for x, y in squares[ANNOTATED:]]
     write(demo, [(mapping(square), None) for square in held_out])
     run_s = command("run", project, "--model", "mine", "--backend", "portable", home=home)
-    detections = ResultStore(demo.folder).read_detections(demo.entry_id)
+    detections = list(ResultStore(demo.folder).read_detections(demo.entry_id))
     regions = [Region(str(i), str(i), "", square) for i, square in enumerate(held_out)]
     dice = dice_per_class(truth, detections, TISSUE_CLASSES, regions)
     told = {name: round(value, 3) for name, value in dice.items()}
