@@ -17,7 +17,7 @@ from model import HeadClass, find_model, read_card
 from qupath_bridge.disk import check_writable
 from qupath_bridge.engine.checkpoint import Checkpoint
 from qupath_bridge.engine.spool import ObjectSpool
-from qupath_bridge.engine.work import ImageWork
+from qupath_bridge.engine.work import Found, ImageWork
 from qupath_bridge.errors import EXPECTED_ERRORS, ProjectError
 from qupath_bridge.fingerprint import made_from
 from qupath_bridge.geometry import Region
@@ -149,11 +149,14 @@ class Run:
             work = self._work(ready)
             outcome.regions, outcome.tiles = len(work.regions), len(work.sweep.tiles)
             checkpoint = Checkpoint(self.store.of(image.entry_id) / "checkpoint")
-            objects = self._objects(image, index, work, ready.made, checkpoint, reporter)
-            outcome.objects = self._keep(image, ready, work.regions, objects)
+            found = self._found(image, index, work, ready.made, checkpoint, reporter)
+            for warning in found.warnings:
+                reporter.say(f"{image.name}: {warning}")
+            outcome.warnings = [*outcome.warnings, *found.warnings]
+            outcome.objects = self._keep(image, ready, work.regions, found.objects)
             checkpoint.remove()
 
-    def _objects(
+    def _found(
         self,
         image: ProjectImage,
         index: int,
@@ -161,7 +164,7 @@ class Run:
         made: Made,
         checkpoint: Checkpoint,
         reporter: Reporter,
-    ) -> ObjectSpool:
+    ) -> Found:
         """Return what is found in an image, going on where an earlier run stood."""
 
         def say(text: str) -> None:

@@ -21,14 +21,14 @@ from model.novelty import load_embeddings, novelty
 from model.selection import Candidates, choose
 from qupath_bridge.blending import normalised_entropy
 from qupath_bridge.disk import check_writable
+from qupath_bridge.engine.compute import Advance
+from qupath_bridge.engine.source import TileSource
 from qupath_bridge.errors import EXPECTED_ERRORS, RegionError, SettingsError
 from qupath_bridge.geometry import Scale
 from qupath_bridge.pipeline import NEEDED_BYTES, Run, opened_run
 from qupath_bridge.progress import Reporter
 from qupath_bridge.project.base import Annotation, ProjectImage, Suggestion
 from qupath_bridge.regions import tissue_region
-from qupath_bridge.engine.compute import Advance
-from qupath_bridge.engine.source import TileSource
 from qupath_bridge.segment import Engine, open_image
 from qupath_bridge.settings import RunSettings
 from qupath_bridge.slide import Slide
@@ -210,7 +210,7 @@ def _scores(
     batches = [tiles[at : at + engine.batch] for at in range(0, len(tiles), engine.batch)]
     with TileSource(slide, scale, engine.card.tile_m) as source:
         for read in source.read_ahead(batches):
-            scores = engine.model.probabilities(read.pixels, [tuple(t) for t in read.tiles])
+            scores = engine.model.probabilities(read.pixels, [(t.x_m, t.y_m) for t in read.tiles])
             entropies = [
                 normalised_entropy(scores[head].swapaxes(0, 1))[:, inside, inside].mean(axis=(1, 2))
                 for head in engine.heads

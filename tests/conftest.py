@@ -137,6 +137,16 @@ def tiny_model(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def sure_model(tmp_path_factory) -> Path:
+    """Return the folder of a tiny model whose heads are sure of what they say; do not change it."""
+    from tiny_models import write_sure_model  # only here: it brings torch
+
+    folder = tmp_path_factory.mktemp("models") / "sure"
+    write_sure_model(folder)
+    return folder
+
+
 @pytest.fixture
 def installed_tiny(tiny_model) -> Path:
     """Return a copy of the tiny model among the models of this test's machine, named `tiny`."""

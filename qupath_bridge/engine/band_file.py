@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from qupath_bridge.engine.fused import FusedBand, is_bare, of_steps, steps_of
 from qupath_bridge.classmap import NODATA, ClassMap
+from qupath_bridge.engine.fused import FusedBand, is_bare, of_steps, steps_of
 
 MAGIC = b"PSDB1\n"
 LENGTHS = struct.Struct("<II")

@@ -56,7 +56,9 @@ class Computation:
         ):
             pixels_of = source.read_ahead(batch.tiles for batch in batches)
             for batch, read in zip(batches, pixels_of, strict=True):
-                scores = self.model.probabilities(read.pixels, [tuple(t) for t in batch.tiles])
+                scores = self.model.probabilities(
+                    read.pixels, [(t.x_m, t.y_m) for t in batch.tiles]
+                )
                 follower.do(fusing.add, batch, scores, read.undecodable)
                 if batch.band >= first:
                     advance(len(batch.tiles))

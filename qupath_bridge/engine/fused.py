@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from model import HeadClass
-from qupath_bridge.engine.sweep import Sweep
 from qupath_bridge.classmap import NODATA, ClassMap
+from qupath_bridge.engine.sweep import Sweep
 from qupath_bridge.fusion import Fuser
 
 STEPS = 65535

@@ -56,7 +56,7 @@ class Sweep:
         plan: TilePlan,
         outlines_m: Sequence[BaseGeometry],
         is_glass: IsGlass | None = None,
-        band_tiles: int = BAND_TILES,
+        band_tiles: int | None = None,
     ) -> None:
         self.plan, self.outlines_m = plan, tuple(outlines_m)
         owners = _owners(plan, outlines_m)
@@ -67,7 +67,7 @@ class Sweep:
         self.owners = [tuple(owners[tile]) for tile in self.tiles]
         self.blank_owners = [tuple(owners[tile]) for tile in self.blanks]
         self._rows = _rows_of(every)
-        self.bands = self._banded(band_tiles)
+        self.bands = self._banded(band_tiles or BAND_TILES)
         self.first_band, self.last_band = self._bands_of_regions(every, owners)
 
     def lead_in_m(self, band: int) -> int:

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from model import HeadClass
+from qupath_bridge.classmap import MapFrame
 from qupath_bridge.engine.fused import FusedBand
 from qupath_bridge.engine.spool import ObjectSpool
 from qupath_bridge.engine.sweep import Sweep
-from qupath_bridge.classmap import MapFrame
 from qupath_bridge.geometry import Region, Scale
 from qupath_bridge.heads import HeadTracer
 from qupath_bridge.measurements import make_detections

@@ -25,6 +25,14 @@ MOST_UNDECODABLE = 0.01
 
 
 @dataclass(frozen=True)
+class Found:
+    """An image's objects, those of silent classes too, and what the user should know."""
+
+    objects: ObjectSpool
+    warnings: list[str]
+
+
+@dataclass(frozen=True)
 class ImageWork:
     """One image, opened, and what is to be done of it."""
 
@@ -69,8 +77,8 @@ class ImageWork:
             engine.card.mpp,
         )
 
-    def done(self, checkpoint: Checkpoint, batch: int, advance: Advance) -> ObjectSpool:
-        """Return the objects, the silent classes' too, spooled in the checkpoint's folder.
+    def done(self, checkpoint: Checkpoint, batch: int, advance: Advance) -> Found:
+        """Return what all heads find, spooled in the checkpoint's folder.
 
         Bands that the checkpoint has are not computed again, and those that are, are kept there.
 
@@ -91,17 +99,23 @@ class ImageWork:
             end = next((b for b in range(band + 1, len(bands)) if checkpoint.has(b)), len(bands))
             self.computation(batch).run(band, end, collector.keep, advance)
             band = end
-        return collector.spool
+        return collector.found()
 
 
 class _Collector:
     """Takes finished bands in order, and makes objects of them."""
 
     def __init__(self, work: ImageWork, checkpoint: Checkpoint) -> None:
-        self.spool = ObjectSpool(checkpoint.folder / "objects")
+        self._spool = ObjectSpool(checkpoint.folder / "objects")
         self._work, self._checkpoint = work, checkpoint
-        self._tracer = SweepTracer(work.traced(), self.spool)
+        self._tracer = SweepTracer(work.traced(), self._spool)
         self._undecodable = 0
+
+    def found(self) -> Found:
+        """Return what was found in all bands."""
+        count, tiles = self._undecodable, len(self._work.sweep.tiles)
+        lost = f"{count} of {tiles} tiles could not be decoded and were left without a class"
+        return Found(self._spool, [lost] if count else [])
 
     def keep(self, band: int, fused: FusedBand) -> None:
         """Take a band, and keep it on disk."""
@@ -132,4 +146,4 @@ def segment(
     """
     with TemporaryDirectory(prefix="pathsegdiff-") as folder:
         work = ImageWork.of(engine, slide, regions)
-        return list(work.done(Checkpoint(Path(folder)), engine.batch, advance))
+        return list(work.done(Checkpoint(Path(folder)), engine.batch, advance).objects)

@@ -60,7 +60,10 @@ def segment(
         made = made_from(engine.card, engine.heads, engine.settings, slide, found)
         begun = checkpoint.begin(work.described(made, engine.batch), False, teller.warn)
         teller.begin_tiles(len(work.sweep.tiles))
-        objects = work.done(checkpoint, begun["batch"], teller.advance)
+        found_there = work.done(checkpoint, begun["batch"], teller.advance)
+        for warning in found_there.warnings:
+            teller.warn(warning)
+        objects = found_there.objects
         teller.stage("writing")
         rows = class_areas(image, found.regions, objects, engine.classes, slide.mpp)
         shown = ShownDetections(objects, engine.classes)
