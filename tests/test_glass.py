@@ -171,8 +171,11 @@ def test_even_is_what_hardly_changes_within_a_pixel() -> None:
 # --- bad input -------------------------------------------------------------------------------
 
 
-def test_a_part_that_cannot_be_decoded_is_no_glass_and_the_rest_is(tmp_path: Path) -> None:
-    path, side = tmp_path / "a.tif", 16 * 256 * 2
+def test_a_part_that_cannot_be_decoded_is_no_glass_and_the_rest_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qupath_bridge.engine.glass.PART_PIXELS", 32)
+    path, side = tmp_path / "a.tif", 32 * 16 * 3
     pixels = np.broadcast_to(np.array(GLASS, np.uint8), (side, side, 3))
     tifffile.imwrite(path, pixels, tile=(256, 256), photometric="rgb", compression="jpeg")
     with tifffile.TiffFile(path) as tif:
