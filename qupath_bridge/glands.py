@@ -20,7 +20,7 @@ from qupath_bridge.sheets import colors_of, complete_rows, row_of_least, sheets_
 
 GLAND, BORDER = "Gland", "Gland border"
 STEP_CELLS = 2**21  # sheets are looked for each time so many cells have come
-HELD_CELLS = 2**24  # 1.2 GiB at most while one sheet of so many cells is made whole
+HELD_CELLS = 2**24  # 1.4 GiB at most while one sheet of so many cells is made whole
 
 
 def has_borders(classes: Sequence[HeadClass]) -> bool:

@@ -17,7 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 import shapely
 
+from qupath_bridge.classmap import NODATA
 from qupath_bridge.components import Absorbed
+from qupath_bridge.joined import JoinedObjects
 from qupath_bridge.pieces import pieces_of
 from qupath_bridge.rim import IdStrip
 from qupath_bridge.rings import Assembly
@@ -44,20 +46,12 @@ def outlined(
     Components are 4-connected; `NODATA` has none. Borders are simplified by giving up corners
     whose triangle is smaller than the square of the tolerance.
     """
-    assembly = Assembly(len(absorbed.codes))
+    objects = JoinedObjects(absorbed)
+    assembly = Assembly(objects)
+    codes = np.append(absorbed.codes, np.uint8(NODATA))  # of -1
     for strip in strips:
-        pieces = simplified(pieces_of(strip, absorbed.codes), tolerance_cells)
-        polygons, objects = assembly.add(strip, pieces)
-        if len(objects):
-            means = _means(absorbed, assembly.objects)[:, objects]
+        pieces = simplified(pieces_of(strip, codes), tolerance_cells)
+        polygons, found = assembly.add(strip, pieces)
+        if len(found):
             polygons = shapely.transform(polygons, lambda halves: halves / 2)
-            yield Outlined(polygons, absorbed.codes[objects], means)
-
-
-def _means(absorbed: Absorbed, objects: np.ndarray) -> np.ndarray:
-    """Return the means over each object's cells; objects: int [M], of components."""
-    counts, sums = np.zeros_like(absorbed.counts), np.zeros_like(absorbed.sums)
-    np.add.at(counts, objects, absorbed.counts)
-    for total, of_components in zip(sums, absorbed.sums, strict=True):
-        np.add.at(total, objects, of_components)
-    return sums / np.maximum(counts, 1)
+            yield Outlined(polygons, absorbed.codes[found], objects.means(found))

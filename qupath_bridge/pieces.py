@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from qupath_bridge.chains import beside, walked
-from qupath_bridge.classmap import NODATA
 from qupath_bridge.rim import IdStrip
 
 EAST, SOUTH, WEST, NORTH = range(4)
@@ -121,8 +120,11 @@ class _Sides:
 
 
 def pieces_of(strip: IdStrip, codes: np.ndarray) -> Pieces:
-    """Return the pieces of a strip's borders, smooth; codes: uint8 [M], of components."""
-    cells = np.append(codes, np.uint8(NODATA))[strip.ids]  # -1 is the last
+    """Return the pieces of a strip's borders, smooth.
+
+    codes: uint8 [M + 1], of components; the last, of -1, is `NODATA`.
+    """
+    cells = codes[strip.ids]
     corners = _corners(cells, strip.top)
     if not len(corners.row):
         return no_pieces()

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import shapely
-from scipy import sparse
-from scipy.sparse import csgraph
 
 from qupath_bridge.chains import beside, ranges, walked
+from qupath_bridge.joined import JoinedObjects
 from qupath_bridge.pieces import Pieces, cross, no_pieces
 from qupath_bridge.rim import IdStrip
 
@@ -17,38 +16,30 @@ from qupath_bridge.rim import IdStrip
 class Assembly:
     """Gathers the pieces of strips, from the top, until polygons are complete.
 
-    objects: int [M], which object each component is part of, as far as strips have come.
+    What a strip costs depends on what it has, not on how many components the map has.
     """
 
-    def __init__(self, count: int) -> None:
-        self.objects = np.arange(count)  # of each component: the first of those that it joins
+    def __init__(self, objects: JoinedObjects) -> None:
+        self._objects = objects
+        count = objects.count + 1  # the last, -1, is outside
         self._done = np.zeros(count, bool)
+        self._done[-1] = True
+        self._goes_on = np.zeros(count, bool)  # below the strip at hand
         self._pieces = no_pieces()
 
     def add(self, strip: IdStrip, pieces: Pieces) -> tuple[np.ndarray, np.ndarray]:
         """Return the polygons that a strip completes, in half cells, and the object of each."""
-        self._join(strip.same)
+        self._objects.join(strip.same)
         pieces = self._pieces.with_more(pieces)
-        waiting = self._done.copy()
-        below = np.unique(strip.ids[-1])
-        waiting[self.objects[below[below >= 0]]] = True
-        sides = _Sides.of(pieces, self.objects, waiting)
+        left, right = (self._objects.of(side) for side in (pieces.left, pieces.right))
+        below = self._objects.of(np.unique(strip.ids[-1]))
+        self._goes_on[below] = True
+        of_side = np.concatenate([left, right])
+        sides = _Sides.of(pieces, of_side, ~(self._done[of_side] | self._goes_on[of_side]))
+        self._goes_on[below] = False
         self._done[sides.objects] = True
-        done = np.append(self._done, True)  # -1, outside, is the last
-        objects = np.append(self.objects, -1)
-        used = done[objects[pieces.left]] & done[objects[pieces.right]]
-        self._pieces = pieces.taken(~used)
+        self._pieces = pieces.taken(~(self._done[left] & self._done[right]))
         return _polygons(pieces, sides)
-
-    def _join(self, pairs: np.ndarray) -> None:
-        if not len(pairs):
-            return
-        count = len(self.objects)
-        one, other = self.objects[pairs].T
-        links = sparse.coo_array((np.ones(len(one)), (one, other)), shape=(count, count))
-        _, group = csgraph.connected_components(links, directed=False)
-        _, first = np.unique(group, return_index=True)
-        self.objects = first[group[self.objects]]
 
 
 @dataclass(frozen=True)
@@ -63,11 +54,9 @@ class _Sides:
     back: np.ndarray
 
     @classmethod
-    def of(cls, pieces: Pieces, objects: np.ndarray, waiting: np.ndarray) -> _Sides:
-        """Return the sides of pieces whose object is complete; waiting: bool, of objects."""
-        components = np.concatenate([pieces.left, pieces.right])
-        of_side = np.append(objects, -1)[components]
-        chosen = np.flatnonzero(~np.append(waiting, True)[of_side])
+    def of(cls, pieces: Pieces, of_side: np.ndarray, complete: np.ndarray) -> _Sides:
+        """Return the sides whose object is complete, of all left sides, then all right sides."""
+        chosen = np.flatnonzero(complete)
         back, piece = np.divmod(chosen, max(len(pieces.sizes), 1))
         return cls(of_side[chosen], piece, back.astype(bool))
 
