@@ -14,7 +14,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from qupath_bridge.jobs.lock import end_holder
+from qupath_bridge.lock import end_holder
 
 LOG, LOCK = "worker.log", "worker.lock"
 LOG_BYTES = 5 * 2**20

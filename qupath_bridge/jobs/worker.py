@@ -21,11 +21,11 @@ from model import load_segmenter
 from qupath_bridge.errors import EXPECTED_ERRORS
 from qupath_bridge.jobs.child import LOCK
 from qupath_bridge.jobs.folder import JobFolder
-from qupath_bridge.jobs.lock import ProcessLock
 from qupath_bridge.jobs.order import read_order
 from qupath_bridge.jobs.segment import segment
 from qupath_bridge.jobs.telling import CancelledJob, Teller
 from qupath_bridge.jobs.train import train
+from qupath_bridge.lock import ProcessLock
 
 if TYPE_CHECKING:
     from model.segmenter import Segmenter
