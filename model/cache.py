@@ -19,9 +19,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model.card import models_home
 from model.errors import ModelError
 from model.features import FeatureExtractor, tensors_of
+from model.home import home
 from model.labels import LabelledImage, LabelledPixels
 from model.patches import Patch, patches_of
 from model.stain import jittered
@@ -109,7 +109,7 @@ class FeatureCache:
     def __init__(self, folder: Path | None = None, limit_gib: float = 20.0) -> None:
         if not limit_gib > 0:  # also catches NaN
             raise ModelError(f"--cache-gib must be above 0; got {limit_gib:g}")
-        self.folder = folder or models_home().parent / "cache"
+        self.folder = folder or home() / "cache"
         self._limit = limit_gib * GIB
         self._in_use: set[Path] = set()
 

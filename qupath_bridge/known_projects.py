@@ -7,9 +7,9 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from model.home import home
 from qupath_bridge.disk import replacing
 from qupath_bridge.errors import ProjectError
-from qupath_bridge.settings import home
 
 REMEMBERED = 200
 FILE = "projects.json"

@@ -140,7 +140,7 @@ def tiny_model(tmp_path_factory) -> Path:
 @pytest.fixture
 def installed_tiny(tiny_model) -> Path:
     """Return a copy of the tiny model among the models of this test's machine, named `tiny`."""
-    from model.card import models_home
+    from model.home import models_home
 
     return Path(shutil.copytree(tiny_model, models_home() / "tiny"))
 

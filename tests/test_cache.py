@@ -21,10 +21,10 @@ from test_project_disk import files_of_at_most
 from tiny_models import SPEC, halves, image_of, tiny_backbone
 
 from model.cache import GIB, FeatureCache, FeatureFile, PatchPlan
-from model.card import models_home
 from model.errors import ModelError
 from model.feature_set import FeatureSet, turned
 from model.features import FeatureExtractor, tensors_of
+from model.home import models_home
 from model.labels import IGNORED, LabelledImage, LabelledPixels
 from model.patches import patches_of
 

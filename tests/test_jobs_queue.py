@@ -27,7 +27,8 @@ from jobs import (
 )
 from test_project_disk import files_of_at_most
 
-from model.card import models_home, read_card
+from model.card import read_card
+from model.home import models_home
 from qupath_bridge.errors import (
     DiskFullError,
     ImagePathError,
