@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from model.home import home
-from qupath_bridge.disk import replacing
+from qupath_bridge.disk import write_text
 from qupath_bridge.errors import ProjectError
 
 REMEMBERED = 200
@@ -26,8 +26,7 @@ def remember_project(project: Path) -> None:
         file = own_folder(home()) / FILE
         folders = [folder, *(known for known in known_folders() if known != folder)]
         text = json.dumps({"folders": [os.fspath(f) for f in folders[:REMEMBERED]]}, indent=1)
-        with replacing(file) as beside:
-            beside.write_text(text + "\n", encoding="utf-8")
+        write_text(file, text + "\n")
 
 
 def known_folders() -> list[Path]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from qupath_bridge.clock import now
-from qupath_bridge.disk import replacing
+from qupath_bridge.disk import write_text
 from qupath_bridge.errors import ProjectError
 
 POLL_S = 0.05
@@ -92,8 +92,7 @@ class ProcessLock:
     def _write_note(self) -> None:
         with suppress(OSError, ProjectError):  # a full disk: then nobody knows
             self._note.unlink(missing_ok=True)  # it names one that was killed
-            with replacing(self._note) as beside:
-                beside.write_text(json.dumps(asdict(Holder.this_process())), encoding="utf-8")
+            write_text(self._note, json.dumps(asdict(Holder.this_process())))
 
 
 def end_holder(path: Path, patience_s: float) -> None:

@@ -16,7 +16,8 @@ import tifffile
 from shapely.geometry import box, mapping
 from shapely.geometry.base import BaseGeometry
 
-from qupath_bridge.demo.qpproj import ImageEntry, project_json, server_json, write_json
+from qupath_bridge.demo.qpproj import ImageEntry, project_json, server_json
+from qupath_bridge.disk import write_json
 
 MakeProject = Callable[..., Path]
 
