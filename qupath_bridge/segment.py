@@ -14,7 +14,7 @@ import numpy as np
 from model import HeadClass, ModelCard, load_segmenter
 from qupath_bridge.detections import Detection
 from qupath_bridge.errors import SlideError
-from qupath_bridge.geometry import Mpp, Region, Scale
+from qupath_bridge.geometry import Region, Scale
 from qupath_bridge.heads import HeadTracer
 from qupath_bridge.measurements import make_detections
 from qupath_bridge.polygons import PolygonSettings
@@ -133,8 +133,7 @@ def open_image(image: ProjectImage, settings: RunSettings) -> Slide:
     """
     if image.unsupported:
         raise SlideError(f"{image.name} cannot be segmented: {image.unsupported}")
-    mpp = image.mpp or (Mpp(settings.mpp, settings.mpp) if settings.mpp else None)
-    return open_slide(image.path, mpp=mpp, size_l0=image.size_l0)
+    return open_slide(image.path, mpp=image.mpp_or(settings.mpp), size_l0=image.size_l0)
 
 
 def _read_tiles(slide: Slide, scale: Scale, tile_m: int, tiles: Sequence[Tile]) -> np.ndarray:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from model import load_segmenter
 from qupath_bridge.errors import EXPECTED_ERRORS
-from qupath_bridge.jobs.child import LOCK
+from qupath_bridge.jobs.child import LOCK, send
 from qupath_bridge.jobs.folder import JobFolder
 from qupath_bridge.jobs.order import read_order
 from qupath_bridge.jobs.segment import segment
@@ -110,8 +110,7 @@ class Worker:
         return segment(order, self._device, self._warm.load, folder, teller)
 
     def _send(self, message: Mapping[str, Any]) -> None:
-        self._out.write(json.dumps(message).encode() + b"\n")
-        self._out.flush()
+        send(self._out, message)
 
 
 def _version(folder: Path) -> str:
