@@ -203,19 +203,30 @@ def _opened(path: Path, patches: Sequence[Patch], channels: tuple[int, ...]) -> 
     return None
 
 
+def is_abandoned(part: os.stat_result) -> bool:
+    """Return whether nobody can be writing a file any more: it was written to long ago.
+
+    Or long from now: then the clock was wrong, and that it is newest says nothing.
+    """
+    return abs(time.time() - part.st_mtime) > ABANDONED_S
+
+
 def _by_use(folder: Path) -> list[tuple[float, int, Path]]:
     """Return (time, bytes, path) of all files, the least recently used first.
 
-    Clears away what a run left that was killed while it wrote.
+    Those of a time to come go first: the clock was wrong when they were used. Clears away what a
+    run left that was killed while it wrote.
     """
     found = []
+    latest = time.time() + ABANDONED_S
     # safetensors itself writes into a .tmp... that it then renames.
     for path in [*folder.glob("*.safetensors"), *folder.glob("*.part"), *folder.glob(".tmp*")]:
         with suppress(FileNotFoundError):  # another run may give it up at this moment
             state = path.stat()
             if path.suffix == ".safetensors":
-                found.append((state.st_mtime, state.st_size, path))
-            elif time.time() - state.st_mtime > ABANDONED_S:
+                used = state.st_mtime if state.st_mtime < latest else 0.0
+                found.append((used, state.st_size, path))
+            elif is_abandoned(state):
                 path.unlink()
     return sorted(found)
 
