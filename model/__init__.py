@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from model.card import HeadClass, ModelCard, find_model, read_card
+from model.card import HeadClass, ModelCard, read_card
 from model.errors import ModelError
+from model.home import find_model
 from model.loading import load_apart
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model.card import models_home
 from model.errors import ModelError
 from model.features import FeatureExtractor, tensors_of
+from model.home import home
 from model.labels import LabelledImage, LabelledPixels
 from model.patches import Patch, patches_of
 from model.stain import jittered
@@ -109,7 +109,7 @@ class FeatureCache:
     def __init__(self, folder: Path | None = None, limit_gib: float = 20.0) -> None:
         if not limit_gib > 0:  # also catches NaN
             raise ModelError(f"--cache-gib must be above 0; got {limit_gib:g}")
-        self.folder = folder or models_home().parent / "cache"
+        self.folder = folder or home() / "cache"
         self._limit = limit_gib * GIB
         self._in_use: set[Path] = set()
 
@@ -203,19 +203,30 @@ def _opened(path: Path, patches: Sequence[Patch], channels: tuple[int, ...]) -> 
     return None
 
 
+def is_abandoned(part: os.stat_result) -> bool:
+    """Return whether nobody can be writing a file any more: it was written to long ago.
+
+    Or long from now: then the clock was wrong, and that it is newest says nothing.
+    """
+    return abs(time.time() - part.st_mtime) > ABANDONED_S
+
+
 def _by_use(folder: Path) -> list[tuple[float, int, Path]]:
     """Return (time, bytes, path) of all files, the least recently used first.
 
-    Clears away what a run left that was killed while it wrote.
+    Those of a time to come go first: the clock was wrong when they were used. Clears away what a
+    run left that was killed while it wrote.
     """
     found = []
+    latest = time.time() + ABANDONED_S
     # safetensors itself writes into a .tmp... that it then renames.
     for path in [*folder.glob("*.safetensors"), *folder.glob("*.part"), *folder.glob(".tmp*")]:
         with suppress(FileNotFoundError):  # another run may give it up at this moment
             state = path.stat()
             if path.suffix == ".safetensors":
-                found.append((state.st_mtime, state.st_size, path))
-            elif time.time() - state.st_mtime > ABANDONED_S:
+                used = state.st_mtime if state.st_mtime < latest else 0.0
+                found.append((used, state.st_size, path))
+            elif is_abandoned(state):
                 path.unlink()
     return sorted(found)
 

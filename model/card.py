@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,8 +14,6 @@ from model.errors import ModelError
 
 CARD_FORMAT = 2
 CARD_FILE = "card.json"
-DEFAULT_MODEL = Path(__file__).parent / "default"
-HOME_VARIABLE = "QUPATH_PATHSEGDIFF_HOME"
 
 
 @dataclass(frozen=True)
@@ -130,34 +127,6 @@ class ModelCard:
         usual = [name for name, head in self.heads.items() if not head.on_request]
         wanted = names or usual or list(self.heads)
         return [name for name in self.heads if name in wanted]
-
-
-def find_model(name_or_folder: str | None) -> Path:
-    """Return the folder of a model: the shipped one, a folder's path, or an installed name.
-
-    Raises:
-        ModelError: there is no such model; the message lists the installed ones.
-    """
-    if name_or_folder in (None, "default"):
-        return DEFAULT_MODEL
-    models = models_home()
-    installed = models / str(name_or_folder)
-    for folder in (Path(str(name_or_folder)), installed):
-        if (folder / CARD_FILE).is_file():
-            return folder
-    if Path(str(name_or_folder)).is_dir() or installed.is_dir():
-        raise ModelError(
-            f"{name_or_folder} is a folder without {CARD_FILE}, so not a model of this program;"
-            " pass the folder that holds card.json"
-        )
-    known = ["default", *sorted(p.parent.name for p in models.glob(f"*/{CARD_FILE}"))]
-    raise ModelError(f"no model {name_or_folder!r}: neither a folder nor one of {', '.join(known)}")
-
-
-def models_home() -> Path:
-    """Return the folder where imported and trained models live."""
-    home = os.environ.get(HOME_VARIABLE)
-    return (Path(home) if home else Path.home() / ".qupath-pathsegdiff") / "models"
 
 
 def read_card(folder: Path) -> ModelCard:

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from model.card import CARD_FILE, DEFAULT_MODEL, ModelCard, find_model, models_home, read_card
+from model.card import CARD_FILE, ModelCard, read_card
 from model.errors import ModelError
+from model.home import find_model, installed_models, models_home
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _HEAD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}")
@@ -77,12 +78,6 @@ def new_model(name: str, replace: bool = False, made_of: ModelCard | None = None
         ) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-
-
-def installed_models() -> list[Path]:
-    """Return the folders of the shipped model and of all in `models_home()`, by name."""
-    home = models_home()
-    return [DEFAULT_MODEL, *sorted(p.parent for p in home.glob(f"*/{CARD_FILE}"))]
 
 
 def size_of(folder: Path) -> int:

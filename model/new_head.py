@@ -14,19 +14,13 @@ import numpy as np
 import torch
 
 from model.cache import FeatureCache, PatchPlan, Tell, silent
-from model.card import (
-    CARD_FILE,
-    HeadCard,
-    ModelCard,
-    models_home,
-    read_card,
-    write_card,
-)
+from model.card import CARD_FILE, HeadCard, ModelCard, read_card, write_card
 from model.charts import draw_learning_curves
 from model.errors import ModelError
 from model.feature_set import FeatureSet, ImageFeatures
 from model.finetune import check_decoder, finetuned_or_frozen, live_patches
 from model.head_base import Base, HeadRequest, base_of, stem_of
+from model.home import models_home
 from model.labels import LabelCounts, LabelledImage, LabelSet, check_labels
 from model.lessons import Epoch, Lessons, Trained
 from model.library import new_model

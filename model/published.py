@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.card import models_home
 from model.errors import ModelError
 from model.fetch import Remote
+from model.home import home
 
 _ZOOM = "https://huggingface.co/StonyBrook-CVLab/ZoomLDM/resolve/main/brca"
 _HIPT = "https://github.com/mahmoodlab/HIPT/raw/master/HIPT_4K/Checkpoints"
@@ -92,4 +92,4 @@ def files_of(name: str, urls: tuple[str, ...]) -> tuple[Remote, ...]:
 
 def downloads_home() -> Path:
     """Return the folder where fetched files lie, a folder per name, beside the models."""
-    return models_home().parent / "downloads"
+    return home() / "downloads"

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from model.cache import ABANDONED_S
+from model.cache import is_abandoned
 from model.errors import ModelError
 
 
@@ -28,7 +27,7 @@ def _clear_abandoned(path: Path) -> None:
     """Take away what a training left that was killed while it wrote."""
     for part in path.parent.glob(f"{path.stem}.*.part"):
         with suppress(FileNotFoundError):
-            if time.time() - part.stat().st_mtime > ABANDONED_S:
+            if is_abandoned(part.stat()):
                 part.unlink()
 
 

@@ -32,9 +32,10 @@ from default_data import (
 from default_heads import FEATURES, HeadSize, HeadWork, head_cards, head_lessons, head_tests
 
 from model.cache import FeatureCache
-from model.card import DEFAULT_MODEL, ModelCard, read_card, write_card
+from model.card import ModelCard, read_card, write_card
 from model.features import Backbone, FeatureExtractor
 from model.head import Head
+from model.home import DEFAULT_MODEL
 from model.lessons import HeadTraining
 from model.novelty import save_embeddings
 from model.pretrain import Budget

@@ -51,7 +51,7 @@ def import_(
     hold is run.
     """
     load_apart("model.importing")
-    from model.card import models_home
+    from model.home import models_home
     from model.importing import Sources, import_model
 
     sources = Sources(ldm, encoder, config, licence, encoder_pixels)
@@ -67,7 +67,8 @@ def import_(
 def list_() -> None:
     """List the models of this machine: name, size, heads, and what is wrong with it if anything."""
     from model.card import read_card
-    from model.library import installed_models, size_of
+    from model.home import installed_models
+    from model.library import size_of
 
     for folder in installed_models():
         try:
@@ -82,7 +83,8 @@ def list_() -> None:
 @sentence_not_trace
 def show(name: str) -> None:
     """Show what the model NAME (or a folder) is, needs and gives."""
-    from model.card import find_model, read_card
+    from model.card import read_card
+    from model.home import find_model
     from model.library import size_of
 
     folder = find_model(name)

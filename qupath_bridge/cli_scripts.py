@@ -38,9 +38,9 @@ def install(project: Path | None, user_dir: Path | None) -> None:
     By default into the user folders of all QuPaths from 0.5 on (~/QuPath/v0.5 and so on); with
     --project into that project alone. Settings changed in scripts that are there already are kept.
     """
+    from model.home import home
     from qupath_bridge.known_projects import remember_project
     from qupath_bridge.scripts import install_scripts, script_folders
-    from qupath_bridge.settings import home
 
     _refuse_both(project, user_dir)
     for line in install_scripts(script_folders(project, user_dir), home()):
@@ -58,8 +58,8 @@ def uninstall(project: Path | None, user_dir: Path | None) -> None:
 
     Scripts whose code was changed stay.
     """
+    from model.home import home
     from qupath_bridge.scripts import script_folders, uninstall_scripts
-    from qupath_bridge.settings import home
 
     _refuse_both(project, user_dir)
     chosen = project is not None or user_dir is not None

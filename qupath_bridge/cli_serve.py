@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
+from model.home import home
 from qupath_bridge.cli_base import sentence_not_trace
 from qupath_bridge.errors import ServerError, SettingsError
 from qupath_bridge.run_options import options_of_a_run, settings_of
-from qupath_bridge.settings import home
 
 if TYPE_CHECKING:
     from qupath_bridge.server.roots import Roots
@@ -114,7 +114,8 @@ def serve(
     Ctrl-C ends it; jobs that wait or run are taken up by the next start.
     """
     chosen = settings_of(flags)
-    from model.card import find_model, read_card
+    from model.card import read_card
+    from model.home import find_model
     from qupath_bridge.jobs import QueueSettings, RequestLimits
     from qupath_bridge.server.serve import ServeSettings
     from qupath_bridge.server.serve import serve as serve_until_told

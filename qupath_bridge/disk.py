@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from qupath_bridge.errors import ProjectError
 
@@ -62,6 +64,25 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text, whole or not at all.
+
+    Raises:
+        ProjectError: the system refused to write.
+    """
+    with replacing(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON to be read by people too, whole or not at all; what JSON does not know is text.
+
+    Raises:
+        ProjectError: the system refused to write.
+    """
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False, default=str) + "\n")
 
 
 def _nearest_folder(folder: Path) -> Path:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from model.card import find_model, models_home, read_card
+from model.card import read_card
+from model.home import find_model, home, model_names, models_home
 from qupath_bridge.errors import EXPECTED_ERRORS
-from qupath_bridge.settings import home
 
 NEEDED_FREE_GIB = 2.0
 
@@ -127,8 +127,7 @@ def _model(name: str) -> Iterator[Finding]:
     yield Finding(
         "ok", "model", f"{card.name} {card.version}: {', '.join(card.heads)} at {card.mpp} um/px"
     )
-    others = sorted(p.parent.name for p in models_home().glob("*/card.json"))
-    yield Finding("ok", "models", f"{', '.join(['default', *others])} (in {models_home()})")
+    yield Finding("ok", "models", f"{model_names()} (in {models_home()})")
 
 
 def _settings_file() -> Iterator[Finding]:

@@ -65,7 +65,15 @@ class JobError(PathSegDiffError):
 
 
 class RequestError(JobError):
-    """What was asked for cannot be understood, or is too much; the message names the field."""
+    """What was asked for cannot be understood, or is too much.
+
+    pointer: the JSON pointer (RFC 6901) of the field that is wrong, "" for the body; None where
+    it is no one field. The message is for people, and has it by its name.
+    """
+
+    def __init__(self, message: str, pointer: str | None = None) -> None:
+        super().__init__(message)
+        self.pointer = pointer
 
 
 class ImagePathError(JobError):

@@ -7,9 +7,9 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from qupath_bridge.disk import replacing
+from model.home import home
+from qupath_bridge.disk import write_text
 from qupath_bridge.errors import ProjectError
-from qupath_bridge.settings import home
 
 REMEMBERED = 200
 FILE = "projects.json"
@@ -26,8 +26,7 @@ def remember_project(project: Path) -> None:
         file = own_folder(home()) / FILE
         folders = [folder, *(known for known in known_folders() if known != folder)]
         text = json.dumps({"folders": [os.fspath(f) for f in folders[:REMEMBERED]]}, indent=1)
-        with replacing(file) as beside:
-            beside.write_text(text + "\n", encoding="utf-8")
+        write_text(file, text + "\n")
 
 
 def known_folders() -> list[Path]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qupath_bridge import __version__
-from qupath_bridge.disk import replacing
+from qupath_bridge.disk import write_text
 from qupath_bridge.known_projects import own_folder
 
 FILE = "launcher.json"
@@ -25,5 +25,4 @@ def write_launcher(home: Path, options: Sequence[str] = ()) -> None:
     command = [sys.executable, "-P", "-m", "qupath_bridge", "serve", *options]
     path = own_folder(home) / FILE
     text = json.dumps({"command": command, "version": __version__}, indent=1)
-    with replacing(path) as beside:
-        beside.write_text(text + "\n", encoding="utf-8")
+    write_text(path, text + "\n")

@@ -31,6 +31,7 @@ from qupath_bridge.measurements import (
 from qupath_bridge.progress import Reporter
 from qupath_bridge.project import open_project
 from qupath_bridge.project.base import ImageWrite, Project, ProjectClass, ProjectImage
+from qupath_bridge.project_lock import writing
 from qupath_bridge.regions import RegionsFound, choose_regions, done_anew, with_tissue
 from qupath_bridge.report import Outcome, RunReport, write_run_json
 from qupath_bridge.segment import Engine, open_image
@@ -48,9 +49,7 @@ def run_project(path: Path, settings: RunSettings, reporter: Reporter) -> RunRep
         ProjectError, ModelError: the run cannot begin. What goes wrong with one image is in the
             report instead, and the other images go on.
     """
-    with opened_run(path, settings) as run:
-        reporter.say(f"{run.project.path}: {run.project.reason}")
-        check_writable(run.project.folder, NEEDED_BYTES)
+    with opened_for_writing(path, settings, reporter.say) as run:
         report = RunReport()
         try:
             for index, image in enumerate(run.images, start=1):
@@ -77,6 +76,22 @@ def plan_project(path: Path, settings: RunSettings, say: Callable[[str], None]) 
                 failed += 1
                 say(f"{image.name}: would fail: {error}")
     return failed
+
+
+@contextmanager
+def opened_for_writing(
+    path: Path, settings: RunSettings, say: Callable[[str], None]
+) -> Iterator[Run]:
+    """As `opened_run`, and keep off other processes that would write the project.
+
+    Raises:
+        ProjectError: it cannot be written, or another process is writing it.
+    """
+    with opened_run(path, settings) as run:
+        say(f"{run.project.path}: {run.project.reason}")
+        check_writable(run.project.folder, NEEDED_BYTES)
+        with writing(run.project.folder, say):
+            yield run
 
 
 @contextmanager

@@ -11,9 +11,9 @@ from typing import Literal
 
 from model import ModelCard
 from qupath_bridge import __version__
+from qupath_bridge.disk import write_json
 from qupath_bridge.project.base import Project
 from qupath_bridge.settings import RunSettings
-from qupath_bridge.store import write_json
 
 REPORTED_PACKAGES = ("torch", "diffusers", "transformers", "numpy", "shapely", "rasterio", "paquo")
 

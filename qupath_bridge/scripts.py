@@ -19,7 +19,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from qupath_bridge import __version__
-from qupath_bridge.disk import replacing
+from qupath_bridge.disk import replacing, write_text
 from qupath_bridge.errors import ProjectError, SettingsError
 from qupath_bridge.known_projects import own_folder
 from qupath_bridge.launcher import FILE as LAUNCHER
@@ -185,8 +185,7 @@ def _recorded(home: Path) -> list[Path]:
 
 def _record(home: Path, folders: set[Path]) -> None:
     text = json.dumps({"folders": sorted(str(folder) for folder in folders)}, indent=1)
-    with replacing(home / "groovy" / RECORD) as beside:
-        beside.write_text(text + "\n", encoding="utf-8")
+    write_text(home / "groovy" / RECORD, text + "\n")
 
 
 def _launcher_options(home: Path) -> list[str]:

@@ -14,7 +14,7 @@ from model import HeadClass, ModelCard, load_segmenter
 from qupath_bridge.engine.glass import Glass
 from qupath_bridge.engine.sweep import Sweep
 from qupath_bridge.errors import SlideError
-from qupath_bridge.geometry import Mpp, Region, Scale
+from qupath_bridge.geometry import Region, Scale
 from qupath_bridge.polygons import PolygonSettings
 from qupath_bridge.project.base import ProjectImage
 from qupath_bridge.settings import RunSettings
@@ -93,5 +93,4 @@ def open_image(image: ProjectImage, settings: RunSettings) -> Slide:
     """
     if image.unsupported:
         raise SlideError(f"{image.name} cannot be segmented: {image.unsupported}")
-    mpp = image.mpp or (Mpp(settings.mpp, settings.mpp) if settings.mpp else None)
-    return open_slide(image.path, mpp=mpp, size_l0=image.size_l0)
+    return open_slide(image.path, mpp=image.mpp_or(settings.mpp), size_l0=image.size_l0)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from model.card import HOME_VARIABLE
+from model.home import HOME_VARIABLE, home
 from qupath_bridge.errors import SettingsError
 
 ENVIRONMENT_PREFIX = "QUPATH_PATHSEGDIFF_"
@@ -73,12 +73,6 @@ def read_settings(flags: Mapping[str, Any]) -> RunSettings:
     values |= _from_environment()
     values |= {name: value for name, value in flags.items() if value is not None}
     return RunSettings(**values)
-
-
-def home() -> Path:
-    """Return the folder of settings, models and the connection file."""
-    named = os.environ.get(HOME_VARIABLE)
-    return Path(named) if named else Path.home() / ".qupath-pathsegdiff"
 
 
 def _from_file(file: Path) -> dict[str, Any]:

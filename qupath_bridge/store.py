@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from qupath_bridge.detections import Detection, replaced_by
-from qupath_bridge.disk import replacing
+from qupath_bridge.disk import replacing, write_json
 from qupath_bridge.errors import ProjectError
 from qupath_bridge.featurecollection import iter_detections, write_collection
 from qupath_bridge.measurements import ClassArea
@@ -155,13 +155,6 @@ class Scope:
 def digest_of(object_ids: Iterable[str]) -> str:
     """Return a digest of a set of object ids."""
     return hashlib.sha256("\n".join(sorted(i.lower() for i in object_ids)).encode()).hexdigest()
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON, whole or not at all."""
-    text = json.dumps(content, indent=1, ensure_ascii=False, default=str)
-    with replacing(path) as beside:
-        beside.write_text(text + "\n", encoding="utf-8")
 
 
 def _noted(detections: Iterable[Detection], ids: list[str]) -> Iterator[Detection]:

@@ -20,12 +20,11 @@ from shapely.geometry.base import BaseGeometry
 from model.novelty import load_embeddings, novelty
 from model.selection import Candidates, choose
 from qupath_bridge.blending import normalised_entropy
-from qupath_bridge.disk import check_writable
 from qupath_bridge.engine.compute import Advance
 from qupath_bridge.engine.source import TileSource
 from qupath_bridge.errors import EXPECTED_ERRORS, RegionError, SettingsError
 from qupath_bridge.geometry import Scale
-from qupath_bridge.pipeline import NEEDED_BYTES, Run, opened_run
+from qupath_bridge.pipeline import Run, opened_for_writing
 from qupath_bridge.progress import Reporter
 from qupath_bridge.project.base import Annotation, ProjectImage, Suggestion
 from qupath_bridge.regions import tissue_region
@@ -106,9 +105,7 @@ def suggest_for_project(
         ProjectError, ModelError: it cannot begin. RegionError: no image has a square to suggest.
     """
     report = SuggestReport()
-    with opened_run(path, settings) as run:
-        reporter.say(f"{run.project.path}: {run.project.reason}")
-        check_writable(run.project.folder, NEEDED_BYTES)
+    with opened_for_writing(path, settings, reporter.say) as run:
         known = _known(run.engine, reporter)
         seen = _see_images(run, wanted, report, reporter)
         if not any(one.squares for one in seen):

@@ -16,7 +16,7 @@ from shapely.geometry import Polygon, box, mapping
 from shapely.geometry.base import BaseGeometry
 
 from qupath_bridge.detections import is_suggestion, suggestion_id
-from qupath_bridge.disk import replacing
+from qupath_bridge.disk import write_text
 from qupath_bridge.errors import ProjectError
 from qupath_bridge.project.base import Annotation, Suggestion
 
@@ -70,8 +70,7 @@ def write_suggestions(path: Path, suggestions: Sequence[Suggestion]) -> None:
         raise ProjectError(
             f"cannot write {path} ({error.strerror}); make its folder writable"
         ) from error
-    with replacing(path) as beside:
-        beside.write_text(text + "\n", encoding="utf-8")
+    write_text(path, text + "\n")
 
 
 def _id_of(square_l0: BaseGeometry) -> str:

@@ -17,7 +17,7 @@ from model.labels import LabelledImage, LabelSet
 from qupath_bridge.crops import Crop, CropPlan, crops_of, thinned
 from qupath_bridge.drawn import Radii, as_area, that_train
 from qupath_bridge.errors import RegionError, SettingsError, SlideError
-from qupath_bridge.geometry import Mpp, Scale
+from qupath_bridge.geometry import Scale
 from qupath_bridge.labelled_slide import LabelledSlide, SlideFile, read_crop
 from qupath_bridge.project import Annotation, Project, ProjectImage, open_project
 from qupath_bridge.project.classlist import read_classes
@@ -147,8 +147,7 @@ def _labelled_slide(
 ) -> LabelledSlide:
     if image.unsupported:
         raise SlideError(f"{image.name} cannot be learned from: {image.unsupported}")
-    given = settings.mpp
-    file = SlideFile(image.path, image.mpp or (Mpp(given, given) if given else None), image.size_l0)
+    file = SlideFile(image.path, image.mpp_or(settings.mpp), image.size_l0)
     with file.open() as slide:
         scale, size_l0 = Scale.between(slide.mpp, mpp), (slide.width, slide.height)
     radii = Radii(settings.point_radius_um / mpp, settings.line_width_um / mpp / 2)

@@ -16,7 +16,8 @@ import tifffile
 from shapely.geometry import box, mapping
 from shapely.geometry.base import BaseGeometry
 
-from qupath_bridge.demo.qpproj import ImageEntry, project_json, server_json, write_json
+from qupath_bridge.demo.qpproj import ImageEntry, project_json, server_json
+from qupath_bridge.disk import write_json
 
 MakeProject = Callable[..., Path]
 
@@ -150,7 +151,7 @@ def sure_model(tmp_path_factory) -> Path:
 @pytest.fixture
 def installed_tiny(tiny_model) -> Path:
     """Return a copy of the tiny model among the models of this test's machine, named `tiny`."""
-    from model.card import models_home
+    from model.home import models_home
 
     return Path(shutil.copytree(tiny_model, models_home() / "tiny"))
 

@@ -35,9 +35,17 @@ class Answer:
         assert self.headers["Content-Type"] == "application/problem+json", self
         told = self.json()
         assert told["status"] == self.status
-        assert set(told) == {"type", "title", "status", "detail"}
+        assert set(told) - {"pointer"} == {"type", "title", "status", "detail"}
         assert "Traceback" not in told["detail"] and "\n" not in told["detail"]
         return str(told["detail"])
+
+    def says(self, told: str) -> bool:
+        """Return whether an error says this; if it begins with a pointer, whether of that field."""
+        detail, pointer = self.detail(), self.json().get("pointer")
+        if not told.startswith("/") or pointer is None:
+            return told in detail
+        field, _, rest = told.partition(" ")
+        return pointer == field and rest in detail and not detail.startswith("/")
 
 
 @dataclass(frozen=True)

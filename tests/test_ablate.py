@@ -12,8 +12,9 @@ from tiny_models import SPEC, two_textures
 
 from model import ModelError, read_card
 from model.ablate import COLUMNS, Grid, Row, Trial, run_ablation, trials
-from model.card import models_home, write_card
+from model.card import write_card
 from model.feature_choice import numbers
+from model.home import models_home
 from model.labels import LabelSet
 
 GRID = Grid((50, 300), ((0,), (0, 2)), steps=4, device="cpu")

@@ -21,10 +21,10 @@ from test_project_disk import files_of_at_most
 from tiny_models import SPEC, halves, image_of, tiny_backbone
 
 from model.cache import GIB, FeatureCache, FeatureFile, PatchPlan
-from model.card import models_home
 from model.errors import ModelError
 from model.feature_set import FeatureSet, turned
 from model.features import FeatureExtractor, tensors_of
+from model.home import models_home
 from model.labels import IGNORED, LabelledImage, LabelledPixels
 from model.patches import patches_of
 
@@ -51,6 +51,9 @@ def counted(extractor: FeatureExtractor) -> Iterator[list[int]]:
         yield batches
     finally:
         hook.remove()
+
+
+LONG_FROM_NOW = 4e9  # the year 2096: what a wrong clock has said
 
 
 def aged(step_s: float = 100.0) -> Callable[[FeatureFile], Path]:
@@ -174,6 +177,19 @@ def test_the_least_recently_used_goes_first_and_the_bound_is_kept(extractor, ima
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 3.5 * size
 
 
+def test_what_was_used_while_the_clock_was_wrong_does_not_stay_for_ever(extractor, image, tmp_path):
+    age = aged()
+    pictures = [placed(image, name) for name in "ab"]
+    first, second = (
+        age(FeatureCache(tmp_path).features_of(extractor, "m", picture, PLAN)[0])
+        for picture in pictures
+    )
+    os.utime(second, (LONG_FROM_NOW, LONG_FROM_NOW))
+    tight = 2.5 * first.stat().st_size / GIB
+    FeatureCache(tmp_path, tight).features_of(extractor, "m", placed(image, "c"), PLAN)
+    assert first.exists() and not second.exists()
+
+
 def test_files_in_use_never_go_and_a_bound_too_small_is_one_clear_error(extractor, image, tmp_path):
     (foreign,) = FeatureCache(tmp_path).features_of(extractor, "m", image, PLAN)
     size = aged()(foreign).stat().st_size
@@ -272,7 +288,7 @@ def test_what_a_killed_run_left_is_cleared_away_and_what_is_in_the_making_stays(
     for path in (old, fresh, of_the_library):
         path.write_bytes(b"half")
     os.utime(old, (1, 1))
-    os.utime(of_the_library, (1, 1))
+    os.utime(of_the_library, (LONG_FROM_NOW, LONG_FROM_NOW))
     FeatureCache(tmp_path).features_of(extractor, "m", image, PLAN)
     assert not old.exists() and not of_the_library.exists() and fresh.exists()
 

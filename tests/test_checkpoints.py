@@ -27,8 +27,8 @@ from compvis_layout import (
 from torch import Tensor
 
 from model import ModelError
-from model.card import models_home
 from model.checkpoints import read_checkpoint, read_settings
+from model.home import models_home
 from model.importing import Sources, import_model
 
 TINY = Sizes(mults=(1, 2), attention=(2,), vq_mults=(1, 1, 1))

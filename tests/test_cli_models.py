@@ -25,8 +25,8 @@ from compvis_layout import (
 )
 
 from model import ModelError
-from model.card import DEFAULT_MODEL, models_home
-from model.library import check_name, installed_models, new_model, remove_model
+from model.home import DEFAULT_MODEL, installed_models, models_home
+from model.library import check_name, new_model, remove_model
 from qupath_bridge.cli import main
 
 TINY = Sizes(mults=(1, 2), attention=(2,), vq_mults=(1, 1, 1))

@@ -16,7 +16,7 @@ from shapely.geometry import box
 from tiny_models import halves
 
 from model import read_card
-from model.card import models_home
+from model.home import models_home
 from qupath_bridge.cli import main
 from qupath_bridge.label_options import LabelSources, read_labels, sources_of
 

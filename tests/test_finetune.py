@@ -12,13 +12,13 @@ from tiny_models import SPEC, halves, tiny_backbone, two_textures
 
 from model import ModelError, load_segmenter, read_card
 from model.cache import PatchPlan
-from model.card import models_home
 from model.errors import DivergedError
 from model.feature_choice import FeatureChoice
 from model.feature_set import turned
 from model.features import FeatureExtractor
 from model.finetune import finetune, live_patches, start_afresh
 from model.head import Head
+from model.home import models_home
 from model.lessons import Epoch, HeadTraining, Lessons, Trained
 from model.library import verify_model
 from model.new_head import HeadRequest, NewHead, train_new_head

@@ -499,9 +499,9 @@ def test_a_server_that_comes_back_is_found_again(groovy, home, server):
 
 
 def test_a_refusal_is_its_own_sentence(groovy, connected, server):
-    server.answers["POST /v1/jobs"] = problem(422, "/heads/0: there is no head x; take tissue")
+    server.answers["POST /v1/jobs"] = problem(422, "there is no head x; take tissue")
     code = "client.connect(); client.submit([:])"
-    assert trouble(groovy, connected, code) == "/heads/0: there is no head x; take tissue"
+    assert trouble(groovy, connected, code) == "there is no head x; take tissue"
 
 
 def test_any_other_refusal_says_where_it_came_from(groovy, connected, server):

@@ -22,6 +22,7 @@ HOMES = {
     "flask": "qupath_bridge/server",
     "werkzeug": "qupath_bridge/server",
     "waitress": "qupath_bridge/server",
+    "filelock": "qupath_bridge/lock",
 }
 # Looks at versions and devices, and so touches what it looks at.
 EXCEPTIONS = {("qupath_bridge/doctor.py", "torch"), ("qupath_bridge/doctor.py", "openslide")}

@@ -27,12 +27,12 @@ from torch.nn.functional import normalize
 
 from model import ModelError, find_model, read_card
 from model.autoencoder import to_signed
-from model.card import models_home
 from model.checkpoints import fill
 from model.compvis import read_latent_diffusion
 from model.compvis_unet import convert_unet
 from model.compvis_vq import convert_autoencoder
 from model.features import FeatureExtractor
+from model.home import models_home
 from model.importing import Sources, import_model
 from model.schedule import NoiseSchedule, noise_field
 from model.weights import load_backbone, save_backbone

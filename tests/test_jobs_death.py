@@ -26,7 +26,7 @@ from jobs import (
 from qupath_bridge.errors import JobError
 from qupath_bridge.jobs import JobQueue, QueueSettings
 from qupath_bridge.jobs.child import LOCK
-from qupath_bridge.jobs.lock import ProcessLock
+from qupath_bridge.lock import ProcessLock
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 SERVER = Path(__file__).parent / "job_server.py"
@@ -168,7 +168,7 @@ def test_a_child_that_a_killed_server_left_hanging_is_ended_by_the_next(settings
     (job,) = queued(settings, slide, 1)
     server = server_of(settings)
     wait_until(lambda: not child_has_ended(settings))
-    child = wait_until(ProcessLock(settings.home / LOCK).holder)
+    child = wait_until(ProcessLock(settings.home / LOCK).holder).pid
     os.kill(child, signal.SIGSTOP)
     kill(server)
     queue = JobQueue(settings, path_of)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from model import ModelError, find_model, load_segmenter, read_card
-from model.card import DEFAULT_MODEL
+from model.home import DEFAULT_MODEL
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 

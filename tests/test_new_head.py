@@ -15,12 +15,13 @@ from PIL import Image
 from tiny_models import TEXTURES, halves, image_of, two_textures, write_tiny_model
 
 from model import ModelError, load_segmenter, read_card
-from model.card import models_home, write_card
+from model.card import write_card
 from model.feature_choice import FeatureChoice
 from model.feature_set import FeatureSet
+from model.home import installed_models, models_home
 from model.labels import IGNORED, LabelSet
 from model.lessons import HeadTraining
-from model.library import installed_models, verify_model
+from model.library import verify_model
 from model.new_head import HeadRequest, NewHead, train_new_head
 from model.novelty import load_embeddings
 from model.weights import STEM_WEIGHTS, read_tensors, seal

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from model import ModelError, load_segmenter, read_card
-from model.card import DEFAULT_MODEL
+from model.home import DEFAULT_MODEL
 from model.novelty import MOST_KEPT, embeddings_path, load_embeddings, novelty, save_embeddings
 from model.weights import seal, verify_files
 

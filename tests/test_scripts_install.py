@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from model.home import home
 from qupath_bridge import __version__, cli
 from qupath_bridge.launcher import write_launcher
 from qupath_bridge.script_text import filled, read_installed
-from qupath_bridge.settings import home
 
 SCRIPT = "Segment selection.groovy"
 COUNT = 8

@@ -12,7 +12,8 @@ import shapely
 import tifffile
 from shapely.geometry import Point, Polygon, box
 
-from model.card import DEFAULT_MODEL, HeadCard, HeadClass, read_card
+from model.card import HeadCard, HeadClass, read_card
+from model.home import DEFAULT_MODEL
 from qupath_bridge.engine.work import segment
 from qupath_bridge.geometry import Mpp, Region
 from qupath_bridge.segment import Engine

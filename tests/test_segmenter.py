@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from model import load_segmenter
-from model.card import DEFAULT_MODEL
 from model.features import tapped
+from model.home import DEFAULT_MODEL
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,8 @@ from model.errors import ModelError
 from model.labels import IGNORED, LabelSet, check_labels, merge
 from model.split import split, split_by
 from qupath_bridge.crops import CropPlan
-from qupath_bridge.demo.qpproj import classes_json, write_json
+from qupath_bridge.demo.qpproj import classes_json
+from qupath_bridge.disk import write_json
 from qupath_bridge.drawn import Radii, as_area
 from qupath_bridge.errors import PixelSizeError, RegionError, SettingsError, SlideError
 from qupath_bridge.geometry import Scale

@@ -11,6 +11,7 @@ import java.nio.file.Files
 import java.nio.file.NoSuchFileException
 import java.nio.file.StandardCopyOption
 import java.time.Duration
+import java.util.concurrent.TimeUnit
 import java.util.zip.GZIPInputStream
 
 /** A server of ours and its jobs. */
@@ -98,8 +99,8 @@ class PathSegDiff {
         File log = new File(home, 'server/serve.log')
         say("starting the server (its log: $log)")
         Process process = launch(command, log)
-        long deadline = System.currentTimeMillis() + START_SECONDS * 1000L
-        while (System.currentTimeMillis() < deadline) {
+        long deadline = seconds() + START_SECONDS
+        while (seconds() < deadline) {
             Thread.sleep(250)
             Map health = running()
             if (health != null) {
@@ -107,13 +108,16 @@ class PathSegDiff {
             }
             if (!process.alive) {
                 // Two scripts at once start two servers: one of them yields to the other.
-                deadline = Math.min(deadline, System.currentTimeMillis() + 5000)
+                deadline = Math.min(deadline, seconds() + 5)
             }
         }
         String why = process.alive ? "it did not answer within $START_SECONDS s" : lastLine(log)
         throw new Trouble("the server did not start: $why; look into $log, or run" +
             ' "qupath-pathsegdiff doctor"')
     }
+
+    /** Seconds of a clock that nobody sets: good for how long, not for when. */
+    private static long seconds() { TimeUnit.NANOSECONDS.toSeconds(System.nanoTime()) }
 
     private Process launch(List command, File log) {
         File program = new File(command[0].toString())
@@ -168,8 +172,8 @@ class PathSegDiff {
     private static void end(ProcessHandle server) {
         for (boolean byForce : [false, true]) {
             byForce ? server.destroyForcibly() : server.destroy()
-            long deadline = System.currentTimeMillis() + END_SECONDS * 1000L
-            while (server.alive && System.currentTimeMillis() < deadline) {
+            long deadline = seconds() + END_SECONDS
+            while (server.alive && seconds() < deadline) {
                 Thread.sleep(100)
             }
             if (!server.alive) {

@@ -33,10 +33,9 @@ from qupath_bridge.demo.qpproj import (
     project_json,
     regions_json,
     server_json,
-    write_json,
 )
 from qupath_bridge.demo.tiff import TILE_PX, level_sizes, write_pyramid
-from qupath_bridge.disk import check_writable, replacing
+from qupath_bridge.disk import check_writable, replacing, write_json
 from qupath_bridge.errors import ProjectError
 from qupath_bridge.project.base import ProjectClass
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 
 from shapely.geometry import mapping
 
-from qupath_bridge.disk import replacing
 from qupath_bridge.geometry import Region
 from qupath_bridge.project.base import ProjectClass
 
@@ -71,17 +69,6 @@ def classes_json(classes: Sequence[ProjectClass]) -> dict[str, Any]:
 def regions_json(regions: Sequence[Region]) -> dict[str, Any]:
     """Return annotations as QuPath exports them: a GeoJSON FeatureCollection."""
     return {"type": "FeatureCollection", "features": [_feature(region) for region in regions]}
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON into a folder that is there, whole or not at all.
-
-    Raises:
-        ProjectError: the system refused to write.
-    """
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    with replacing(path) as beside:
-        beside.write_text(text, encoding="utf-8")
 
 
 def _builder(image: ImageEntry) -> dict[str, Any]:

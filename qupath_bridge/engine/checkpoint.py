@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from qupath_bridge.disk import replacing
+from qupath_bridge.disk import write_text
 from qupath_bridge.engine.band_file import packed, unpacked
 from qupath_bridge.engine.fused import FusedBand
 from qupath_bridge.errors import ProjectError
@@ -54,8 +54,7 @@ class Checkpoint:
                 f"cannot make {self.folder} ({error.strerror or error}); make the project's folder"
                 " writable"
             ) from error
-        with replacing(self.folder / "made.json") as beside:
-            beside.write_text(json.dumps({"format": FORMAT, **made}), encoding="utf-8")
+        write_text(self.folder / "made.json", json.dumps({"format": FORMAT, **made}))
         return made
 
     def has(self, band: int) -> bool:

@@ -12,9 +12,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import IO, Any
 
-from qupath_bridge.jobs.lock import end_holder
+from qupath_bridge.lock import end_holder
 
 LOG, LOCK = "worker.log", "worker.lock"
 LOG_BYTES = 5 * 2**20
@@ -59,8 +59,7 @@ class Child:
     def tell(self, message: Mapping[str, Any]) -> None:
         """Send a message; one that has ended does not mind."""
         with suppress(OSError, ValueError):
-            self._in.write(json.dumps(message).encode() + b"\n")
-            self._in.flush()
+            send(self._in, message)
 
     def ask_to_end(self, patience_s: float = 0.0) -> None:
         """Close what it listens to, on which it ends by itself; wait so long for that."""
@@ -98,6 +97,12 @@ class Child:
                 with suppress(ValueError):  # half a line of one that was killed
                     self._heard.put(Heard(self, json.loads(line)))
         self._heard.put(Heard(self, None))
+
+
+def send(pipe: IO[bytes], message: Mapping[str, Any]) -> None:
+    """Send a message to the other end of a pipe: a line of JSON."""
+    pipe.write(json.dumps(message).encode() + b"\n")
+    pipe.flush()
 
 
 def end_orphan(home: Path) -> None:

@@ -1,4 +1,4 @@
-"""A JSON body taken apart field by field; what is wrong is named by its JSON pointer."""
+"""A JSON body taken apart field by field; what is wrong has its name, and its JSON pointer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Fields:
 
     def __init__(self, raw: Any, pointer: str = "") -> None:
         if not isinstance(raw, Mapping):
-            raise RequestError(f"{pointer or 'the body'} must be an object, not {kind_of(raw)}")
+            raise wrong(pointer, f"must be an object, not {kind_of(raw)}")
         self._left, self._pointer = dict(raw), pointer
 
     def at(self, key: str) -> str:
@@ -36,7 +36,7 @@ class Fields:
         """Return a field's value as it is; null counts as absent."""
         value = self._left.pop(key, None)
         if value is None and required:
-            raise RequestError(f"{self.at(key)} is missing")
+            raise wrong(self.at(key), "is missing")
         return value
 
     def take_text(self, key: str, required: bool = False, most: int = 4096) -> str | None:
@@ -44,8 +44,8 @@ class Fields:
         if value is None:
             return None
         if not isinstance(value, str) or not 0 < len(value) <= most:
-            raise RequestError(
-                f"{self.at(key)} must be a text of 1 to {most} characters, not {shown(value)}"
+            raise wrong(
+                self.at(key), f"must be a text of 1 to {most} characters, not {shown(value)}"
             )
         return value
 
@@ -55,9 +55,7 @@ class Fields:
         if value is None:
             return None
         if not is_number(value) or value != int(value) or not 1 <= value <= most:
-            raise RequestError(
-                f"{self.at(key)} must be a whole number in 1..{most}, not {shown(value)}"
-            )
+            raise wrong(self.at(key), f"must be a whole number in 1..{most}, not {shown(value)}")
         return int(value)
 
     def take_number(self, key: str, low: float, high: float, required: bool = False) -> Any:
@@ -66,23 +64,19 @@ class Fields:
         if value is None:
             return None
         if not is_number(value) or not low <= value <= high:
-            raise RequestError(
-                f"{self.at(key)} must be a number in {low:g}..{high:g}, not {shown(value)}"
-            )
+            raise wrong(self.at(key), f"must be a number in {low:g}..{high:g}, not {shown(value)}")
         return float(value)
 
     def take_choice(self, key: str, allowed: Sequence[str], required: bool = False) -> str | None:
         value = self.take(key, required)
         if value is not None and value not in allowed:
-            raise RequestError(
-                f"{self.at(key)} must be one of {', '.join(allowed)}, not {shown(value)}"
-            )
+            raise wrong(self.at(key), f"must be one of {', '.join(allowed)}, not {shown(value)}")
         return value
 
     def take_flag(self, key: str) -> bool:
         value = self.take(key)
         if value is not None and not isinstance(value, bool):
-            raise RequestError(f"{self.at(key)} must be true or false, not {shown(value)}")
+            raise wrong(self.at(key), f"must be true or false, not {shown(value)}")
         return bool(value)
 
     def take_list(self, key: str, most: int, required: bool = False) -> list[Any]:
@@ -91,15 +85,15 @@ class Fields:
         if value is None:
             return []
         if not isinstance(value, list):
-            raise RequestError(f"{self.at(key)} must be a list, not {kind_of(value)}")
+            raise wrong(self.at(key), f"must be a list, not {kind_of(value)}")
         if len(value) > most:
-            raise RequestError(f"{self.at(key)} has {len(value)} items, more than the {most} taken")
+            raise wrong(self.at(key), f"has {len(value)} items, more than the {most} taken")
         return value
 
     def end(self) -> None:
         """Check that nothing is left that nobody asked for."""
         for key in self._left:
-            raise RequestError(f"{self.at(str(key))} is not known here; leave it out")
+            raise wrong(self.at(str(key)), "is not known here; leave it out")
 
 
 def check_plain(body: Any, deepest: int) -> None:
@@ -126,8 +120,21 @@ def check_plain(body: Any, deepest: int) -> None:
             elif kind is str:
                 _check_text(inner, (trail, key))
             elif kind is float and not math.isfinite(inner):
-                where = _pointer((trail, key))
-                raise RequestError(f"{where} is {inner}, which is not a number that JSON has")
+                at = _pointer((trail, key))
+                raise wrong(at, f"is {inner}, which is not a number that JSON has")
+
+
+def wrong(pointer: str, what: str) -> RequestError:
+    """Return the error of a field: a sentence that begins with its name."""
+    return RequestError(f"{_name_of(pointer)} {what}", pointer)
+
+
+def _name_of(pointer: str) -> str:
+    """Return a field's name; of an item in a list the list's, and which one it is, from 1."""
+    *_, last = keys = pointer.split("/")
+    name = next(key for key in reversed(keys) if not key.isdecimal())  # the first one is empty
+    name = name.replace("~1", "/").replace("~0", "~")[:SHOWN_CHARACTERS] or "the body"
+    return f"{name} number {int(last) + 1}" if last.isdecimal() and len(last) < 9 else name
 
 
 def is_number(value: Any) -> bool:
@@ -177,11 +184,10 @@ def _pointer(trail: _Trail) -> str:
 
 def _check_text(text: str, trail: _Trail) -> None:
     if "\0" in text:
-        raise RequestError(f"{_pointer(trail) or 'the body'} holds a NUL character")
+        raise wrong(_pointer(trail), "holds a NUL character")
     if text.isascii():
         return
     try:
         text.encode()
     except UnicodeEncodeError:
-        where = _pointer(trail) or "the body"
-        raise RequestError(f"{where} holds half of a character pair") from None
+        raise wrong(_pointer(trail), "holds half of a character pair") from None

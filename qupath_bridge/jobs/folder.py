@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qupath_bridge.disk import replacing, to_disk
+from qupath_bridge.disk import to_disk, write_text
 from qupath_bridge.errors import DiskFullError, ProjectError
 
 
@@ -71,8 +71,7 @@ class JobFolder:
         """
         try:
             self.path.mkdir(parents=True)
-            with replacing(self.request) as beside:
-                beside.write_text(dumped(content), encoding="utf-8")
+            write_text(self.request, dumped(content))
             to_disk(self.path.parent)
         except (OSError, ProjectError) as error:
             self.remove()
@@ -98,8 +97,7 @@ class JobFolder:
 
     def keep_result(self, summary: Mapping[str, Any]) -> None:
         """Make what was put together the result, with a summary: from now on the job is done."""
-        with replacing(self.work / "summary.json") as beside:
-            beside.write_text(dumped(summary), encoding="utf-8")
+        write_text(self.work / "summary.json", dumped(summary))
         to_disk(self.work)
         self.work.rename(self.result)
         to_disk(self.path)

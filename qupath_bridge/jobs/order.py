@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from model import ModelError, find_model, read_card
-from model.card import CARD_FILE, models_home
+from model.card import CARD_FILE
+from model.home import model_names, models_home
 from qupath_bridge.errors import JobError, RequestError
 from qupath_bridge.jobs.folder import JobFolder
 from qupath_bridge.jobs.request import JobRequest, RequestLimits, parse_job
@@ -66,7 +67,7 @@ def order_of(request: JobRequest, default: str, resolve: Callable[[str], Path]) 
     try:
         heads = read_card(folder).choose_heads(request.heads)
     except ModelError as error:
-        raise RequestError(f"/heads: {error}") from error
+        raise RequestError(str(error), "/heads") from error
     return Order(request, paths, request.model or Path(default).name, folder, heads)
 
 
@@ -103,9 +104,8 @@ def _model_folder(name: str | None, default: str, pointer: str) -> Path:
         if name == "default":
             return find_model(None)
     except ModelError as error:
-        raise RequestError(f"{pointer}: {error}") from error
+        raise RequestError(str(error), pointer) from error
     folder = models_home() / str(name)
     if not PLAIN_NAME.fullmatch(str(name)) or not (folder / CARD_FILE).is_file():
-        known = ["default", *sorted(p.parent.name for p in models_home().glob(f"*/{CARD_FILE}"))]
-        raise RequestError(f"{pointer}: there is no model {name!r}; there is: {', '.join(known)}")
+        raise RequestError(f"there is no model {name!r}; there is: {model_names()}", pointer)
     return folder

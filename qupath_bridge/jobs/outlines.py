@@ -8,7 +8,7 @@ from typing import Any
 from shapely.errors import ShapelyError
 
 from qupath_bridge.errors import RequestError
-from qupath_bridge.jobs.fields import kind_of, pointer_to, shown
+from qupath_bridge.jobs.fields import kind_of, pointer_to, shown, wrong
 from qupath_bridge.project.base import Annotation
 from qupath_bridge.project.geojson_objects import CHILDREN, read_annotations
 
@@ -60,10 +60,10 @@ def check_regions(raw: Any, pointer: str, budget: Budget) -> None:
         RequestError: it cannot, or is more than the budget bears.
     """
     if not isinstance(raw, Mapping) or raw.get("type") != "FeatureCollection":
-        raise RequestError(f"{pointer} must be a GeoJSON FeatureCollection, or null")
+        raise wrong(pointer, "must be a GeoJSON FeatureCollection, or null")
     features = raw.get("features")
     if not isinstance(features, list):
-        raise RequestError(f"{pointer}/features must be a list, not {kind_of(features)}")
+        raise wrong(f"{pointer}/features", f"must be a list, not {kind_of(features)}")
     for number, feature in enumerate(features):
         _check_feature(feature, f"{pointer}/features/{number}", budget)
     read_regions(raw, pointer)
@@ -78,18 +78,18 @@ def read_regions(raw: Any, pointer: str = "/regions") -> list[Annotation]:
     try:
         return read_annotations(raw)
     except (ValueError, ShapelyError) as error:
-        raise RequestError(f"{pointer} cannot be read as annotations: {error}") from error
+        raise wrong(pointer, f"cannot be read as annotations: {error}") from error
 
 
 def _check_feature(feature: Any, pointer: str, budget: Budget) -> None:
     if not isinstance(feature, Mapping) or feature.get("type") != "Feature":
-        raise RequestError(f"{pointer} must be a GeoJSON Feature, not {kind_of(feature)}")
+        raise wrong(pointer, f"must be a GeoJSON Feature, not {kind_of(feature)}")
     budget.take_region()
     if feature.get("geometry") is not None:
         budget.take_vertices(_check_geometry(feature["geometry"], f"{pointer}/geometry"))
     properties = feature.get("properties")
     if properties is not None and not isinstance(properties, Mapping):
-        raise RequestError(f"{pointer}/properties must be an object, not {kind_of(properties)}")
+        raise wrong(f"{pointer}/properties", f"must be an object, not {kind_of(properties)}")
     for child, at in _children(properties or {}, f"{pointer}/properties"):
         _check_feature(child, at, budget)
 
@@ -98,7 +98,7 @@ def _children(properties: Mapping[str, Any], pointer: str) -> Iterator[tuple[Any
     for key in CHILDREN:
         children = properties.get(key) or []
         if not isinstance(children, list):
-            raise RequestError(f"{pointer}/{key} must be a list, not {kind_of(children)}")
+            raise wrong(f"{pointer}/{key}", f"must be a list, not {kind_of(children)}")
         for number, child in enumerate(children):
             yield child, f"{pointer}/{key}/{number}"
 
@@ -106,24 +106,24 @@ def _children(properties: Mapping[str, Any], pointer: str) -> Iterator[tuple[Any
 def _check_geometry(raw: Any, pointer: str) -> int:
     """Return how many vertices a geometry has."""
     if not isinstance(raw, Mapping):
-        raise RequestError(f"{pointer} must be a GeoJSON geometry, not {kind_of(raw)}")
+        raise wrong(pointer, f"must be a GeoJSON geometry, not {kind_of(raw)}")
     kind = raw.get("type")
     if kind == "GeometryCollection":
         parts = raw.get("geometries")
         if not isinstance(parts, list):
-            raise RequestError(f"{pointer}/geometries must be a list, not {kind_of(parts)}")
+            raise wrong(f"{pointer}/geometries", f"must be a list, not {kind_of(parts)}")
         named = enumerate(parts)
         return sum(_check_geometry(part, f"{pointer}/geometries/{at}") for at, part in named)
     if not isinstance(kind, str) or kind not in NESTING:
         known = ", ".join([*NESTING, "GeometryCollection"])
-        raise RequestError(f"{pointer}/type must be one of {known}, not {shown(kind)}")
+        raise wrong(f"{pointer}/type", f"must be one of {known}, not {shown(kind)}")
     return _check_points(raw.get("coordinates"), NESTING[kind], f"{pointer}/coordinates")
 
 
 def _check_points(value: Any, nesting: int, pointer: str) -> int:
     """Return how many points lie in lists nested so deep."""
     if not isinstance(value, list):
-        raise RequestError(f"{pointer} must be a list, not {kind_of(value)}")
+        raise wrong(pointer, f"must be a list, not {kind_of(value)}")
     if nesting == 0:
         _check_point(value, pointer)
         return 1
@@ -131,7 +131,7 @@ def _check_points(value: Any, nesting: int, pointer: str) -> int:
         return sum(_check_points(v, nesting - 1, f"{pointer}/{n}") for n, v in enumerate(value))
     for number, point in enumerate(value):
         if not isinstance(point, list):
-            raise RequestError(f"{pointer}/{number} must be a list, not {kind_of(point)}")
+            raise wrong(f"{pointer}/{number}", f"must be a list, not {kind_of(point)}")
         _check_point(point, pointer, number)
     return len(value)
 
@@ -145,6 +145,6 @@ def _check_point(point: list[Any], pointer: str, number: int | None = None) -> N
             return
     at = pointer if number is None else pointer_to(pointer, str(number))
     values = ", ".join(shown(v) for v in point[:4])
-    raise RequestError(
-        f"{at} must be a point, two numbers of at most {FARTHEST_PX:g} pixels; it is [{values}]"
+    raise wrong(
+        at, f"must be a point, two numbers of at most {FARTHEST_PX:g} pixels; it is [{values}]"
     )

@@ -8,15 +8,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from qupath_bridge.clock import now
 from qupath_bridge.errors import DiskFullError, JobError
 from qupath_bridge.jobs.feeder import Feeder
 from qupath_bridge.jobs.folder import JobFolder
 from qupath_bridge.jobs.job import Failure, Job
-from qupath_bridge.jobs.lock import ProcessLock
 from qupath_bridge.jobs.order import order_of
 from qupath_bridge.jobs.request import JobRequest
-from qupath_bridge.jobs.store import JobStore, now
+from qupath_bridge.jobs.store import JobStore
 from qupath_bridge.jobs.tidy import clear_strangers, tidy
+from qupath_bridge.lock import ProcessLock
 
 MOST_DEATHS = 3
 LEAST_FREE_BYTES = 32 * 2**20
@@ -200,8 +201,10 @@ def _locked(home: Path) -> ProcessLock:
         if lock.take():
             return lock
     except OSError as error:
-        raise JobError(f"cannot write into {home} ({error.strerror or error})") from error
+        raise JobError(
+            f"cannot write into {home}, or not lock a file there ({error.strerror or error})"
+        ) from error
     raise JobError(
-        f"another server, process {lock.holder() or 'unknown'}, has the jobs in {home}; use it, or"
-        " end it first"
+        f"another server has the jobs in {home}: {lock.holder() or 'it left no note of itself'};"
+        " use it, or end it first"
     )

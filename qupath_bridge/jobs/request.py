@@ -12,7 +12,7 @@ from model.errors import ModelError
 from model.library import check_head_name, check_name
 from qupath_bridge.errors import RequestError
 from qupath_bridge.geometry import Mpp
-from qupath_bridge.jobs.fields import Fields, check_plain
+from qupath_bridge.jobs.fields import Fields, check_plain, wrong
 from qupath_bridge.jobs.outlines import Budget, check_regions, read_regions
 from qupath_bridge.project.base import Annotation, ProjectImage
 from qupath_bridge.project.serverspec import against_pixels, read_server
@@ -124,8 +124,7 @@ def parse_job(body: Any, limits: RequestLimits | None = None) -> JobRequest:
     """Return what a parsed JSON body asks for.
 
     Raises:
-        RequestError: it cannot be understood or is too much; the message names the field by its
-            JSON pointer.
+        RequestError: it cannot be understood or is too much.
     """
     limits = limits or RequestLimits()
     check_plain(body, limits.depth)
@@ -141,7 +140,9 @@ def _segment(fields: Fields, body: Any, limits: RequestLimits, budget: Budget) -
     options = Fields(fields.take("options") or {}, "/options")
     chosen = options.take_choice("regions", REGIONS)
     if chosen == "annotations" and sample.regions is None:
-        raise RequestError('/options/regions is "annotations", but /regions is null; send some')
+        raise RequestError(
+            "annotations are to be segmented, but none were sent; send some", "/options/regions"
+        )
     settings = {
         name: value
         for key, (name, low, high) in RANGES.items()
@@ -157,7 +158,7 @@ def _train(fields: Fields, body: Any, limits: RequestLimits, budget: Budget) -> 
     samples = _samples(fields, limits, budget)
     model, heads = fields.take_text("model", True, LONGEST_NAME), _heads(fields)
     if len(heads) != 1:
-        raise RequestError(f"/heads must name exactly one head to train, not {len(heads)}")
+        raise wrong("/heads", f"must name exactly one head to train, not {len(heads)}")
     _check_names(str(model), heads[0])
     options = Fields(fields.take("options") or {}, "/options")
     training = TrainOptions(
@@ -179,7 +180,7 @@ def _check_names(model: str, head: str) -> None:
         try:
             check()
         except ModelError as error:
-            raise RequestError(f"{pointer}: {error}") from error
+            raise RequestError(str(error), pointer) from error
 
 
 def _samples(fields: Fields, limits: RequestLimits, budget: Budget) -> tuple[Sample, ...]:
@@ -193,9 +194,9 @@ def _samples(fields: Fields, limits: RequestLimits, budget: Budget) -> tuple[Sam
             samples.append(_sample(inner, budget))
             inner.end()
     if not samples:
-        raise RequestError("/samples is empty; send at least one image with annotations")
+        raise wrong("/samples", "is empty; send at least one image with annotations")
     if all(sample.regions is None for sample in samples):
-        raise RequestError("/regions is null: there is no annotation to learn from; send some")
+        raise RequestError("there is no annotation to learn from; send some", "/regions")
     return tuple(samples)
 
 
@@ -225,9 +226,9 @@ def _image(fields: Fields) -> ImageRequest:
     try:
         unsupported = image.unsupported
     except (ValueError, TypeError, AttributeError) as error:
-        raise RequestError(f"{at} is no server builder of QuPath ({error})") from error
+        raise wrong(at, f"is no server builder of QuPath ({error})") from error
     if unsupported:
-        raise RequestError(f"{at}: {image.name} is {unsupported}")
+        raise RequestError(f"{image.name} is {unsupported}", at)
     return image
 
 
@@ -245,5 +246,5 @@ def _heads(fields: Fields) -> tuple[str, ...]:
     heads = fields.take_list("heads", MOST_HEADS)
     for number, head in enumerate(heads):
         if not isinstance(head, str) or not 0 < len(head) <= LONGEST_NAME:
-            raise RequestError(f"/heads/{number} must be a head's name")
+            raise wrong(f"/heads/{number}", "must be a head's name")
     return tuple(dict.fromkeys(heads))

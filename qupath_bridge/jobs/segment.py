@@ -9,7 +9,7 @@ from typing import Any
 
 from model import HeadClass, read_card
 from qupath_bridge.detections import Detection
-from qupath_bridge.disk import replacing
+from qupath_bridge.disk import replacing, write_text
 from qupath_bridge.engine.checkpoint import Checkpoint
 from qupath_bridge.engine.work import ImageWork
 from qupath_bridge.errors import JobError, PixelSizeError
@@ -119,8 +119,7 @@ def _write(
         "heads": list(heads),
         "regionIds": done_anew(regions),
     }
-    with replacing(folder / "class_areas.json") as beside:
-        beside.write_text(dumped(content), encoding="utf-8")
+    write_text(folder / "class_areas.json", dumped(content))
 
 
 def _row(row: ClassArea) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import sqlite3
 import threading
@@ -11,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from qupath_bridge.clock import now
 from qupath_bridge.errors import DiskFullError, JobError, QueueFullError, UnknownJobError
 from qupath_bridge.jobs.job import Failure, Job
 from qupath_bridge.jobs.rows import FORMAT, PLACED, TABLE, connected, job_of, placed
@@ -176,11 +176,6 @@ class JobStore:
                 f"{self._path} is damaged ({error}); move it away: the server then begins with no"
                 " jobs"
             ) from error
-
-
-def now() -> str:
-    """Return the time, ISO 8601 in UTC."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
 def _json(value: Any) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import datetime
 from pathlib import Path
 
+from qupath_bridge.clock import days_ago
 from qupath_bridge.jobs.folder import JobFolder
 from qupath_bridge.jobs.store import JobStore
 
@@ -19,7 +19,7 @@ def tidy(store: JobStore, jobs: Path, keep_days: float, keep_gib: float) -> int:
     """
     finished = store.finished()
     total = sum(size for _, _, size in finished)
-    oldest = _time_of_age(keep_days)
+    oldest = days_ago(keep_days)
     dropped = 0
     for job_id, when, size in finished:
         if when >= oldest and total <= keep_gib * 2**30:
@@ -37,12 +37,3 @@ def clear_strangers(store: JobStore, jobs: Path) -> None:
     for folder in jobs.iterdir():
         if folder.name not in known:
             JobFolder(folder).remove()
-
-
-def _time_of_age(days: float) -> str:
-    now = datetime.datetime.now(datetime.UTC)
-    try:
-        then = now - datetime.timedelta(days=days)
-    except OverflowError:
-        return ""  # for ever
-    return then.isoformat(timespec="milliseconds")[:-6] + "Z"

@@ -7,7 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from model import HeadClass, ModelError, read_card
-from model.card import CARD_FILE, HeadCard, models_home
+from model.card import CARD_FILE, HeadCard
+from model.home import models_home
 from qupath_bridge.crops import CropPlan
 from qupath_bridge.errors import RegionError
 from qupath_bridge.jobs.folder import JobFolder

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from model import load_segmenter
 from qupath_bridge.errors import EXPECTED_ERRORS
-from qupath_bridge.jobs.child import LOCK
+from qupath_bridge.jobs.child import LOCK, send
 from qupath_bridge.jobs.folder import JobFolder
-from qupath_bridge.jobs.lock import ProcessLock
 from qupath_bridge.jobs.order import read_order
 from qupath_bridge.jobs.segment import segment
 from qupath_bridge.jobs.telling import CancelledJob, Teller
 from qupath_bridge.jobs.train import train
+from qupath_bridge.lock import ProcessLock
 
 if TYPE_CHECKING:
     from model.segmenter import Segmenter
@@ -110,8 +110,7 @@ class Worker:
         return segment(order, self._device, self._warm.load, folder, teller)
 
     def _send(self, message: Mapping[str, Any]) -> None:
-        self._out.write(json.dumps(message).encode() + b"\n")
-        self._out.flush()
+        send(self._out, message)
 
 
 def _version(folder: Path) -> str:

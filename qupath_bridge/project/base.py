@@ -34,6 +34,10 @@ class ProjectImage:
     size_l0: tuple[int, int] | None
     unsupported: str | None = None
 
+    def mpp_or(self, given_um: float | None) -> Mpp | None:
+        """Return the project's pixel size, else the one given for images that have none there."""
+        return self.mpp or (Mpp(given_um, given_um) if given_um else None)
+
 
 @dataclass(frozen=True)
 class Annotation:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from qupath_bridge.disk import replacing
+from qupath_bridge.disk import write_text
 from qupath_bridge.errors import ProjectError
 
 
@@ -29,8 +29,7 @@ def add_classes(project_folder: Path, classes: Sequence[tuple[str, int | None]])
         path.parent.mkdir(exist_ok=True)
     except OSError as error:
         raise ProjectError(f"cannot make {path.parent} ({error.strerror})") from error
-    with replacing(path) as beside:
-        beside.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False))
 
 
 def read_classes(project_folder: Path) -> dict[str, tuple[int, int, int] | None]:

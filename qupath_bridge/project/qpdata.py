@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import jpype
 
-from qupath_bridge.disk import replacing
+from qupath_bridge.disk import replacing, write_text
 from qupath_bridge.errors import ImageDataError, ProjectError
 from qupath_bridge.project.jvm import cause_of, java_class, message_of
 from qupath_bridge.project.qpproj import objects_recorded
@@ -141,8 +141,7 @@ def write_summary(path: Path, image_data: Any) -> None:
     timestamp = java_class("java.lang.Long").valueOf(path.stat().st_mtime_ns // 1_000_000)
     gson = java_class("qupath.lib.io.GsonTools").getInstance()
     text = str(gson.toJson(make.newInstance(image_data, timestamp)))
-    with replacing(path.with_name("summary.json")) as beside:
-        beside.write_text(text, encoding="utf-8")
+    write_text(path.with_name("summary.json"), text)
 
 
 def _stored_in(stream: Any) -> Stored:

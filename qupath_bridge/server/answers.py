@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ SENTENCES = {
     405: "this address does not take that method; /v1/openapi.json lists what it takes",
     413: "the request is larger than this server takes; send it in several jobs",
 }
+NOTHING: Mapping[str, str] = {}
 SECURE = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
@@ -51,21 +52,18 @@ PAGE_POLICY = (
 )
 
 
-def problem_text(status: int, detail: str, folder: str | None = None) -> str:
-    """Return an error as JSON."""
+def problem_text(status: int, detail: str, more: Mapping[str, str] = NOTHING) -> str:
+    """Return an error as JSON; `more` are members beside those of every error."""
     title = HTTPStatus(status).phrase
-    content = {"type": "about:blank", "title": title, "status": status, "detail": detail}
-    if folder is not None:
-        content["folder"] = folder
+    content = {"type": "about:blank", "title": title, "status": status, "detail": detail, **more}
     return json.dumps(content)  # ASCII: whatever a path is made of can be sent
 
 
-def problem(status: int, detail: str, folder: str | None = None, **headers: str) -> Response:
-    """Return an error as an answer; `headers` with underscores for dashes.
-
-    folder: which one the user would have to open to the server.
-    """
-    text = problem_text(status, detail, folder)
+def problem(
+    status: int, detail: str, more: Mapping[str, str] = NOTHING, **headers: str
+) -> Response:
+    """Return an error as an answer; `headers` with underscores for dashes."""
+    text = problem_text(status, detail, more)
     answer = Response(text, status, mimetype="application/problem+json")
     for name, value in headers.items():
         answer.headers[name.replace("_", "-")] = value
@@ -78,8 +76,16 @@ def problem_of(error: PathSegDiffError | ModelError) -> Response:
     status = next(fitting, 500)
     if status == 429:
         return problem(status, str(error), Retry_After=str(RETRY_SECONDS))
-    folder = error.folder if isinstance(error, ClosedFolderError) else None
-    return problem(status, str(error), folder)
+    return problem(status, str(error), _members_of(error))
+
+
+def _members_of(error: Exception) -> dict[str, str]:
+    """Return what an error says beside its sentence: see `Problem` in the document."""
+    if isinstance(error, ClosedFolderError) and error.folder is not None:
+        return {"folder": error.folder}
+    if isinstance(error, RequestError) and error.pointer is not None:
+        return {"pointer": error.pointer}
+    return {}
 
 
 def problem_of_http(error: HTTPException) -> Response:

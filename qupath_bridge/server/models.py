@@ -6,9 +6,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from model.card import DEFAULT_MODEL, HeadCard, find_model, read_card
+from model.card import HeadCard, read_card
 from model.errors import ModelError
-from model.library import installed_models
+from model.home import DEFAULT_MODEL, find_model, installed_models
 
 LOG = logging.getLogger(__name__)
 

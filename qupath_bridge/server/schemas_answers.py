@@ -39,6 +39,10 @@ PROBLEM["properties"]["folder"] = {
     "type": "string",
     "description": "The folder that the user would have to open to the server for this image.",
 }
+PROBLEM["properties"]["pointer"] = {
+    "type": "string",
+    "description": "The JSON pointer (RFC 6901) of the field of the request that is wrong.",
+}
 
 MODEL = _object(
     name=TEXT,

@@ -30,12 +30,13 @@ from torch import nn
 from torch.nn.functional import max_pool2d, relu
 
 from model.cache import FeatureCache, FeatureFile, PatchPlan
-from model.card import DEFAULT_MODEL, FeatureSpec, ModelCard, find_model, read_card
+from model.card import FeatureSpec, ModelCard, read_card
 from model.datasets.glas import read_glas
 from model.evaluate import Predictor, evaluate, summarise
 from model.feature_set import FeatureSet
 from model.features import FeatureExtractor
 from model.finetune import finetune, live_patches, start_afresh
+from model.home import DEFAULT_MODEL, find_model
 from model.labels import LabelledImage, LabelSet
 from model.lessons import HeadTraining, Lessons
 from model.measure import gland_reading

@@ -20,9 +20,9 @@ import torch
 from glas import Bench, draws_of
 from torch.nn.functional import normalize
 
-from model.card import DEFAULT_MODEL, find_model
 from model.evaluate import evaluate, summarise
 from model.feature_set import FeatureSet
+from model.home import DEFAULT_MODEL, find_model
 from model.labels import LabelledImage
 from model.novelty import novelty
 from model.predict import HeadPredictor
