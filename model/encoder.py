@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize, scaled_dot_product_attention
@@ -32,7 +34,7 @@ class Encoder(nn.Module):
         return normalize(self.network.layernorm(_class_token(last, tokens))[:, 0], dim=-1)
 
 
-def _class_token(layer: nn.Module, tokens: Tensor) -> Tensor:
+def _class_token(layer: Any, tokens: Tensor) -> Tensor:
     """Return what a layer makes of the class token, float [B, 1, D]; the others only tell it."""
     attention, normed = layer.attention, layer.layernorm_before(tokens)
 

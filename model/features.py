@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -67,6 +68,14 @@ class FeatureExtractor(nn.Module):
         """Return how many channels each map of features has."""
         return self.backbone.feature_channels(self.spec)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Return the type that the diffusion model computes in; its encoder's weights are float32.
+
+        Noise is added in float32 whatever it is.
+        """
+        return self.backbone.unet.conv_in.weight.dtype
+
     def forward(self, tiles: Tensor, origins_m: Sequence[tuple[int, int]]) -> list[Tensor]:
         """Return each tapped block's activations and the stem's maps, float [B, C_i, h_i, w_i].
 
@@ -100,8 +109,8 @@ class FeatureExtractor(nn.Module):
         if not self.spec.up_blocks:
             return []
         pixels = to_signed(tiles)
-        tokens = self._tokens(pixels)
-        latent = self.backbone.autoencoder(pixels)
+        tokens = self._tokens(pixels).to(self.dtype)
+        latent = self.backbone.autoencoder(pixels.to(self.dtype))
         passes = [
             self._activations(latent, noise[:, index], index, tokens)
             for index in range(len(self.spec.timesteps))
@@ -111,8 +120,15 @@ class FeatureExtractor(nn.Module):
     def _tokens(self, pixels: Tensor) -> Tensor:
         encoder = self.backbone.encoder
         if self.reads_embedding:
-            return self.backbone.conditioner(encoder(pixels))
+            with self._in_dtype(pixels.device.type):
+                embedding = encoder(pixels)
+            return self.backbone.conditioner(embedding.float())
         return self.backbone.conditioner(pixels.new_zeros(len(pixels), encoder.width))
+
+    def _in_dtype(self, device_type: str) -> AbstractContextManager[object]:
+        if self.dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(device_type, self.dtype, cache_enabled=False)
 
     def _activations(
         self, latent: Tensor, noise: Tensor, index: int, tokens: Tensor
@@ -128,7 +144,7 @@ class FeatureExtractor(nn.Module):
 
     def _noised(self, latent: Tensor, noise: Tensor, timestep: int) -> Tensor:
         signal_weight, noise_weight = self.backbone.schedule.mix(timestep)
-        return signal_weight * latent + noise_weight * noise
+        return (signal_weight * latent.float() + noise_weight * noise).to(latent.dtype)
 
 
 def check_features(spec: FeatureSpec, backbone: Backbone) -> None:
