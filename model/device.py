@@ -92,7 +92,7 @@ def too_small(device: torch.device) -> ModelError:
 
 
 def _named(device: torch.device) -> str:
-    if device.type != "cuda":
+    if device.type != "cuda" or not torch.cuda.is_available():
         return str(device)
     try:
         return f"{device} ({torch.cuda.get_device_name(device)})"
