@@ -21,14 +21,19 @@ __all__ = ["HeadClass", "ModelCard", "ModelError", "find_model", "load_segmenter
 
 
 def load_segmenter(
-    folder: Path, heads: Sequence[str] | None = None, device: str = "auto"
+    folder: Path,
+    heads: Sequence[str] | None = None,
+    device: str = "auto",
+    precision: str = "auto",
 ) -> Segmenter:
     """Return the model in a folder, ready on a device, with the named heads (default: all).
 
+    precision: "float32", "bf16", or "auto": bf16 on a CUDA device that has it, else float32.
+
     Raises:
-        ModelError: the folder, a head or the device cannot be used.
+        ModelError: the folder, a head, the device or the precision cannot be used.
     """
     load_apart("model.segmenter")
     from model.segmenter import load_segmenter as load
 
-    return load(folder, heads, device)
+    return load(folder, heads, device, precision)

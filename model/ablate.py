@@ -13,13 +13,13 @@ import numpy as np
 from model.cache import FeatureCache, PatchPlan, Tell, silent
 from model.card import FeatureSpec, ModelCard, read_card
 from model.charts import Dot, draw_dots
+from model.device import choose_device
 from model.errors import ModelError
 from model.feature_set import FeatureSet, ImageFeatures
 from model.features import Backbone, FeatureExtractor, check_features
 from model.labels import LabelledImage, LabelSet, check_labels
 from model.lessons import HeadTraining, Lessons
 from model.outputs import make_output, writing_into
-from model.segmenter import choose_device
 from model.split import split
 from model.train import train_head
 from model.weights import load_backbone

@@ -39,7 +39,14 @@ class Autoencoder(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return latents float [B, C, H/f, W/f] of pixels float [B, 3, H, W] in -1..1."""
-        encoded = self.network.encode(pixels)
-        if isinstance(self.network, VQModel):
-            return encoded.latents * self.scale
-        return encoded.latent_dist.mode() * self.scale
+        if pixels.device.type == "cpu":  # one by one, maps stay in the cache: twice as fast
+            return torch.cat([self._encoded(patch) for patch in pixels.split(1)])
+        return self._encoded(pixels)
+
+    def _encoded(self, pixels: Tensor) -> Tensor:
+        latent = self.network.encoder(pixels)
+        if self.network.quant_conv is not None:
+            latent = self.network.quant_conv(latent)
+        if isinstance(self.network, AutoencoderKL):
+            latent, _ = latent.chunk(2, dim=1)  # the mean; the rest is its variance
+        return latent * self.scale

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, scaled_dot_product_attention
 from transformers import ViTModel
 
 
@@ -25,8 +27,28 @@ class Encoder(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return embeddings float [B, D], L2-normalised, of pixels float [B, 3, H, W] in -1..1."""
-        tokens = self.network(pixels, interpolate_pos_encoding=True).last_hidden_state
-        return normalize(tokens[:, 0], dim=-1)
+        tokens = self.network.embeddings(pixels, interpolate_pos_encoding=True)
+        *inner, last = self.network.layers
+        for layer in inner:
+            tokens = layer(tokens)
+        return normalize(self.network.layernorm(_class_token(last, tokens))[:, 0], dim=-1)
+
+
+def _class_token(layer: Any, tokens: Tensor) -> Tensor:
+    """Return what a layer makes of the class token, float [B, 1, D]; the others only tell it."""
+    attention, normed = layer.attention, layer.layernorm_before(tokens)
+
+    def heads(rows: Tensor) -> Tensor:
+        return rows.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+
+    seen = scaled_dot_product_attention(
+        heads(attention.q_proj(normed[:, :1])),
+        heads(attention.k_proj(normed)),
+        heads(attention.v_proj(normed)),
+        scale=attention.scaling,
+    )
+    token = attention.o_proj(seen.transpose(1, 2).flatten(2)) + tokens[:, :1]
+    return token + layer.mlp(layer.layernorm_after(token))
 
 
 class Conditioner(nn.Module):
@@ -41,6 +63,11 @@ class Conditioner(nn.Module):
         super().__init__()
         self.patch_fc = nn.Linear(patch_width, context_width)
         self.region_fc = nn.Linear(region_width, context_width) if region_width else None
+
+    @property
+    def reads_embedding(self) -> bool:
+        """Return whether the tokens depend on the embedding at all."""
+        return bool(self.patch_fc.weight.any())
 
     def forward(self, embedding: Tensor) -> Tensor:
         """Return tokens float [B, 1 or 2, context] of embeddings float [B, D]."""

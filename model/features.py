@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from model.errors import ModelError
 from model.patches import Patch
 from model.schedule import NoiseSchedule, noise_field
 from model.stem import Stem
+from model.trunk import decoder_maps
 
 
 class Backbone(nn.Module):
@@ -53,15 +54,27 @@ class Backbone(nn.Module):
 class FeatureExtractor(nn.Module):
     """Features of image patches: what the U-Net's decoder, and the stem, know of them."""
 
+    timesteps: Tensor
+
     def __init__(self, backbone: Backbone, spec: FeatureSpec) -> None:
         super().__init__()
         self.backbone = backbone
         self.spec = spec
+        self.reads_embedding = spec.conditioned and backbone.conditioner.reads_embedding
+        self.register_buffer("timesteps", torch.tensor(spec.timesteps), persistent=False)
 
     @property
     def channels(self) -> tuple[int, ...]:
         """Return how many channels each map of features has."""
         return self.backbone.feature_channels(self.spec)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Return the type that the diffusion model computes in; its encoder's weights are float32.
+
+        Noise is added in float32 whatever it is.
+        """
+        return self.backbone.unet.conv_in.weight.dtype
 
     def forward(self, tiles: Tensor, origins_m: Sequence[tuple[int, int]]) -> list[Tensor]:
         """Return each tapped block's activations and the stem's maps, float [B, C_i, h_i, w_i].
@@ -69,47 +82,69 @@ class FeatureExtractor(nn.Module):
         `tiles` is uint8 [B, H, W, 3] at the model's resolution; `origins_m` are their corners
         (x, y) on the slide in model pixels, which place them in the noise field.
         """
-        stem = self.backbone.stem if self.spec.stem is not None else None
-        return [*self._of_diffusion(tiles, origins_m), *(stem(tiles) if stem is not None else ())]
+        noise = torch.from_numpy(self.noise(origins_m, *tiles.shape[1:3]))
+        return self.maps(tiles, noise.to(tiles.device))
 
-    def _of_diffusion(self, tiles: Tensor, origins_m: Sequence[tuple[int, int]]) -> list[Tensor]:
+    def noise(
+        self, origins_m: Sequence[tuple[int, int]], height_m: int, width_m: int
+    ) -> np.ndarray:
+        """Return the noise of patches, float32 [B, T, C, h, w], T being the timesteps in use."""
+        autoencoder, spec = self.backbone.autoencoder, self.spec
+        factor = autoencoder.factor
+        origins = [(x // factor, y // factor) for x, y in origins_m]
+        shape = (autoencoder.channels, height_m // factor, width_m // factor)
+        times = spec.timesteps if spec.up_blocks else ()
+        fields = [noise_field(spec.noise_seed, t, origins, shape) for t in times]
+        return np.stack(fields, 1) if fields else np.empty((len(origins), 0, *shape), np.float32)
+
+    def maps(self, tiles: Tensor, noise: Tensor) -> list[Tensor]:
+        """Return what `forward` does, of tiles and their noise on the same device.
+
+        Nothing here depends on numbers or waits for the device, so it can be captured as a graph.
+        """
+        stem = self.backbone.stem if self.spec.stem is not None else None
+        return [*self._of_diffusion(tiles, noise), *(stem(tiles) if stem is not None else ())]
+
+    def _of_diffusion(self, tiles: Tensor, noise: Tensor) -> list[Tensor]:
         if not self.spec.up_blocks:
             return []
         pixels = to_signed(tiles)
-        tokens = self._tokens(pixels)
-        latent = self.backbone.autoencoder(pixels)
-        passes = [self._activations(latent, t, origins_m, tokens) for t in self.spec.timesteps]
+        tokens = self._tokens(pixels).to(self.dtype)
+        latent = self.backbone.autoencoder(pixels.to(self.dtype))
+        passes = [
+            self._activations(latent, noise[:, index], index, tokens)
+            for index in range(len(self.spec.timesteps))
+        ]
         return [self._combined(list(maps)) for maps in zip(*passes, strict=True)]
 
     def _tokens(self, pixels: Tensor) -> Tensor:
-        if self.spec.conditioned:
-            return self.backbone.conditioner(self.backbone.encoder(pixels))
-        nothing = pixels.new_zeros(len(pixels), self.backbone.encoder.width)
-        return self.backbone.conditioner(nothing)
+        encoder = self.backbone.encoder
+        if self.reads_embedding:
+            with self._in_dtype(pixels.device.type):
+                embedding = encoder(pixels)
+            return self.backbone.conditioner(embedding.float())
+        return self.backbone.conditioner(pixels.new_zeros(len(pixels), encoder.width))
+
+    def _in_dtype(self, device_type: str) -> AbstractContextManager[object]:
+        if self.dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(device_type, self.dtype, cache_enabled=False)
 
     def _activations(
-        self, latent: Tensor, timestep: int, origins_m: Sequence[tuple[int, int]], tokens: Tensor
+        self, latent: Tensor, noise: Tensor, index: int, tokens: Tensor
     ) -> list[Tensor]:
-        noised = self._noised(latent, timestep, origins_m)
-        with tapped(self.backbone.unet, self.spec.up_blocks) as taken:
-            self.backbone.unet(noised, timestep, encoder_hidden_states=tokens)
-        return [taken[block] for block in self.spec.up_blocks]
+        noised = self._noised(latent, noise, self.spec.timesteps[index])
+        unet, blocks = self.backbone.unet, self.spec.up_blocks
+        return decoder_maps(unet, noised, self.timesteps[index], tokens, blocks)
 
     def _combined(self, maps: list[Tensor]) -> Tensor:
         if len(maps) == 1:
             return maps[0]
         return torch.cat(maps, dim=1) if self.spec.joined else torch.stack(maps).mean(dim=0)
 
-    def _noised(
-        self, latent: Tensor, timestep: int, origins_m: Sequence[tuple[int, int]]
-    ) -> Tensor:
-        factor = self.backbone.autoencoder.factor
-        origins = [(x // factor, y // factor) for x, y in origins_m]
-        _, channels, height, width = latent.shape
-        shape = (channels, height, width)
-        noise = noise_field(self.spec.noise_seed, timestep, origins, shape)
+    def _noised(self, latent: Tensor, noise: Tensor, timestep: int) -> Tensor:
         signal_weight, noise_weight = self.backbone.schedule.mix(timestep)
-        return signal_weight * latent + noise_weight * torch.from_numpy(noise).to(latent)
+        return (signal_weight * latent.float() + noise_weight * noise).to(latent.dtype)
 
 
 def check_features(spec: FeatureSpec, backbone: Backbone) -> None:
@@ -128,25 +163,6 @@ def check_features(spec: FeatureSpec, backbone: Backbone) -> None:
         )
     if not spec.up_blocks and spec.stem is None:
         raise ModelError("a head needs features: name a decoder block, or keep the stem")
-
-
-@contextmanager
-def tapped(unet: UNet2DConditionModel, up_blocks: Sequence[int]) -> Iterator[dict[int, Tensor]]:
-    """Collect the outputs of decoder blocks during one forward pass; the hooks are removed."""
-    taken: dict[int, Tensor] = {}
-
-    def hook_of(block: int):  # type: ignore[no-untyped-def]
-        def keep(module: nn.Module, args: object, output: Tensor) -> None:
-            taken[block] = output
-
-        return keep
-
-    hooks = [unet.up_blocks[b].register_forward_hook(hook_of(b)) for b in up_blocks]
-    try:
-        yield taken
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 @torch.inference_mode()

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from model.card import CARD_FILE, ModelCard, read_card
+from model.device import choose_device
 from model.errors import ModelError
 from model.feature_choice import FeatureChoice
 from model.features import FeatureExtractor
 from model.home import DEFAULT_MODEL, find_model, models_home
 from model.lessons import HeadTraining
 from model.library import check_head_name, check_name
-from model.segmenter import choose_device
 from model.weights import STEM_WEIGHTS, load_backbone, sha256_of
 
 

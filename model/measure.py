@@ -10,6 +10,7 @@ import numpy as np
 
 from model.cache import FeatureCache, PatchPlan, Tell, silent
 from model.card import HeadClass, ModelCard, read_card
+from model.device import choose_device
 from model.evaluate import Evaluation, Summary, evaluate, summarise
 from model.evaluation_files import write_evaluation
 from model.features import FeatureExtractor
@@ -19,7 +20,6 @@ from model.metrics import Interval
 from model.outputs import make_output, writing_into
 from model.overlays import draw_worst
 from model.predict import HeadPredictor
-from model.segmenter import choose_device
 from model.weights import load_backbone, load_head
 
 WORST = 5

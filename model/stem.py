@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, max_pool2d, relu
 
@@ -59,9 +60,14 @@ class Stem(nn.Module):
     Source: Simonyan and Zisserman 2015, configuration D.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, plan: StemPlan) -> None:
         super().__init__()
         self.plan = plan
+        for name, values in (("mean", MEAN), ("std", STD)):
+            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
         inputs = (3, *WIDTHS)
         self.layers = nn.ModuleList(
             nn.Conv2d(inputs[i], WIDTHS[i], 3, padding=1) for i in range(plan.layers)
@@ -75,7 +81,7 @@ class Stem(nn.Module):
     def forward(self, tiles: Tensor) -> list[Tensor]:
         """Return the tapped layers' outputs, float [B, C_i, h_i, w_i], of uint8 [B, H, W, 3]."""
         x = avg_pool2d(tiles.permute(0, 3, 1, 2).float() / 255, self.plan.shrink)
-        x = (x - x.new_tensor(MEAN).view(1, 3, 1, 1)) / x.new_tensor(STD).view(1, 3, 1, 1)
+        x = ((x - self.mean) / self.std).to(next(self.parameters()).dtype)
         maps = []
         for index, layer in enumerate(self.layers):
             x = relu(layer(max_pool2d(x, 2) if index in HALVED_BEFORE else x))

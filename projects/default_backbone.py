@@ -14,11 +14,11 @@ from torch import nn
 from transformers import ViTConfig, ViTModel
 
 from model.autoencoder import Autoencoder
+from model.device import choose_device
 from model.encoder import Conditioner, Encoder
 from model.features import Backbone
 from model.pretrain import Budget, train_autoencoder, train_denoiser, train_encoder
 from model.schedule import NoiseSchedule
-from model.segmenter import choose_device
 
 
 @dataclass(frozen=True)

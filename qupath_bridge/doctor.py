@@ -59,7 +59,7 @@ def _torch() -> Iterator[Finding]:
     try:
         import torch
 
-        from model.segmenter import choose_device
+        from model.device import choose_device
     except (ImportError, OSError) as error:
         yield Finding("bad", "torch", f"does not load ({error}); reinstall the package")
         return

@@ -24,7 +24,6 @@ from qupath_bridge.tiles import Tile, TilePlan
 if TYPE_CHECKING:
     from model.segmenter import Segmenter
 
-BATCHES = {"cpu": 4, "mps": 16, "cuda": 64}
 Load = Callable[[Path, Sequence[str] | None, str], "Segmenter"]
 
 
@@ -62,7 +61,7 @@ class Engine:
     @property
     def batch(self) -> int:
         """Return how many tiles are computed at once; this may load the model."""
-        return self.settings.batch_size or BATCHES[self.model.device.type]
+        return self.settings.batch_size or self.model.batch_size
 
     @property
     def polygon_settings(self) -> PolygonSettings:

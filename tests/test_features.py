@@ -10,8 +10,9 @@ import torch
 from tiny_models import SPEC, TILE_M, tiny_backbone
 
 from model.autoencoder import to_signed
-from model.card import FeatureSpec
+from model.card import DEFAULT_MODEL, FeatureSpec, read_card
 from model.features import FeatureExtractor
+from model.weights import load_backbone
 
 PLAIN = replace(SPEC, stem=None)
 ORIGINS = [(0, 0), (-128, 384), (99_968, 128)]
@@ -34,6 +35,93 @@ def features(backbone, spec: FeatureSpec, tiles, origins=None) -> list[torch.Ten
         maps = extractor(tiles, origins or ORIGINS[: len(tiles)])
     assert tuple(m.shape[1] for m in maps) == extractor.channels
     return maps
+
+
+def noised(extractor: FeatureExtractor, latent: torch.Tensor, origins) -> torch.Tensor:
+    """Return latents with the noise of their places, of the extractor's first timestep."""
+    factor = extractor.backbone.autoencoder.factor
+    height, width = (side * factor for side in latent.shape[-2:])
+    noise = torch.from_numpy(extractor.noise(origins, height, width))
+    return extractor._noised(latent, noise[:, 0], extractor.spec.timesteps[0])
+
+
+def whole_pass(backbone, spec: FeatureSpec, tiles, origins) -> list[torch.Tensor]:
+    """Return the tapped blocks' outputs as hooks see them while every network runs in full."""
+    pixels, seen = to_signed(tiles), {}
+    hooks = [
+        block.register_forward_hook(lambda m, a, output, index=index: seen.update({index: output}))
+        for index, block in enumerate(backbone.unet.up_blocks)
+    ]
+    with torch.inference_mode():
+        vit = backbone.encoder.network(pixels, interpolate_pos_encoding=True)
+        embedding = torch.nn.functional.normalize(vit.last_hidden_state[:, 0], dim=-1)
+        encoded = backbone.autoencoder.network.encode(pixels)
+        latent = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
+        latent = latent * backbone.autoencoder.network.config.scaling_factor
+        one = FeatureExtractor(backbone, replace(spec, timesteps=spec.timesteps[:1]))
+        sample = noised(one, latent, origins)
+        tokens = backbone.conditioner(embedding)
+        backbone.unet(sample, spec.timesteps[0], encoder_hidden_states=tokens)
+    for hook in hooks:
+        hook.remove()
+    return [seen[block] for block in spec.up_blocks]
+
+
+@pytest.mark.parametrize("blocks", [(0,), (1,), (2,), (2, 0), (0, 1, 2)])
+def test_features_equal_those_of_a_pass_through_everything(backbone, tiles, blocks):
+    spec = replace(PLAIN, up_blocks=blocks)
+    expected = whole_pass(backbone, spec, tiles, ORIGINS)
+    for found, wanted in zip(features(backbone, spec, tiles), expected, strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-5)
+
+
+def test_features_of_the_shipped_model_equal_those_of_a_pass_through_everything():
+    card = read_card(DEFAULT_MODEL)
+    shipped = load_backbone(DEFAULT_MODEL, card)
+    pixels = np.random.default_rng(1).integers(90, 250, (2, 256, 256, 3)).astype(np.uint8)
+    tiles = torch.from_numpy(pixels)
+    spec = replace(card.features, stem=None)
+    expected = whole_pass(shipped, spec, tiles, ORIGINS[:2])
+    for found, wanted in zip(features(shipped, spec, tiles), expected, strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-6 * wanted.abs().max().item(), rtol=1e-5)
+
+
+def test_sides_that_do_not_halve_evenly_come_out_as_in_a_pass_through_everything(backbone):
+    pixels = np.random.default_rng(2).integers(0, 256, (2, 52, 44, 3)).astype(np.uint8)
+    tiles = torch.from_numpy(pixels)
+    expected = whole_pass(backbone, PLAIN, tiles, ORIGINS[:2])
+    for found, wanted in zip(features(backbone, PLAIN, tiles), expected, strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-5)
+
+
+def test_what_nobody_reads_does_not_run(backbone, tiles):
+    ran = []
+    unet, vit = backbone.unet, backbone.encoder.network
+    unread = [*unet.up_blocks[1:], unet.conv_norm_out, unet.conv_out]
+    hooks = [m.register_forward_pre_hook(lambda m, args: ran.append(m)) for m in unread]
+    rows = []
+    mlps = [layer.mlp for layer in vit.layers]
+    hooks += [m.register_forward_pre_hook(lambda m, a: rows.append(a[0].shape[1])) for m in mlps]
+    features(backbone, replace(PLAIN, up_blocks=(0,)), tiles)
+    assert not ran
+    assert rows == [*[17] * (len(mlps) - 1), 1]  # of the last layer, the class token alone
+    for hook in hooks:
+        hook.remove()
+
+
+def test_an_encoder_that_no_condition_depends_on_does_not_run(tiles):
+    constant = tiny_backbone(3)
+    constant.conditioner.patch_fc.weight.zero_()
+    ran = []
+    constant.encoder.register_forward_pre_hook(lambda m, args: ran.append(m))
+    constant.encoder.network.register_forward_pre_hook(lambda m, args: ran.append(m))
+    for found, wanted in zip(
+        features(constant, PLAIN, tiles), whole_pass(constant, PLAIN, tiles, ORIGINS), strict=True
+    ):
+        torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-5)
+    assert ran == [constant.encoder.network]  # by the whole pass
+    features(constant, replace(PLAIN, conditioned=False), tiles)
+    assert len(ran) == 1
 
 
 def test_maps_are_the_blocks_in_their_order_then_the_stems(backbone, tiles):
@@ -89,7 +177,7 @@ def test_without_a_condition_the_unet_is_told_of_a_zero_embedding(backbone, tile
 
 def test_without_blocks_the_unet_and_the_encoder_do_not_run(backbone, tiles):
     ran = []
-    parts = (backbone.unet, backbone.encoder, backbone.autoencoder)
+    parts = (backbone.unet.conv_in, backbone.encoder, backbone.autoencoder)
     hooks = [part.register_forward_pre_hook(lambda m, args: ran.append(m)) for part in parts]
     maps = features(backbone, replace(SPEC, up_blocks=()), tiles)
     features(backbone, PLAIN, tiles)
@@ -100,10 +188,12 @@ def test_without_blocks_the_unet_and_the_encoder_do_not_run(backbone, tiles):
 
 def test_every_timestep_takes_one_pass_whatever_the_blocks(backbone, tiles):
     passes = []
-    hook = backbone.unet.register_forward_pre_hook(lambda m, args: passes.append(args[1]))
+    hook = backbone.unet.time_proj.register_forward_pre_hook(
+        lambda m, args: passes.append(args[0].tolist())
+    )
     features(backbone, replace(SPEC, timesteps=(5, 60)), tiles)
     hook.remove()
-    assert passes == [5, 60]
+    assert passes == [[5], [60]]
 
 
 def test_order_and_batch_change_nothing(backbone, tiles):
@@ -119,26 +209,27 @@ def test_order_and_batch_change_nothing(backbone, tiles):
 
 def test_where_patches_overlap_they_see_the_same_noised_latents(backbone, tiles):
     """With the latents taken as equal, as they are but for the autoencoder's borders."""
-    extractor = FeatureExtractor(backbone, SPEC)
+    extractor = FeatureExtractor(backbone, replace(SPEC, timesteps=(300,)))
     wide = torch.randn(1, 4, 16, 28)
     first, second = wide[..., :16], wide[..., 12:]
     origins = [(-96, 32), (-96 + 12 * backbone.autoencoder.factor, 32)]
-    noised = extractor._noised(torch.cat([first, second]), 300, origins)
-    assert torch.equal(noised[0, :, :, 12:], noised[1, :, :, :4])
-    assert (noised[0] - first[0]).abs().max() > 0.1
-    elsewhere = extractor._noised(second, 300, [(0, 0)])
-    assert not torch.allclose(elsewhere[0, :, :, :4], noised[1, :, :, :4])
+    both = noised(extractor, torch.cat([first, second]), origins)
+    assert torch.equal(both[0, :, :, 12:], both[1, :, :, :4])
+    assert (both[0] - first[0]).abs().max() > 0.1
+    elsewhere = noised(extractor, second, [(0, 0)])
+    assert not torch.allclose(elsewhere[0, :, :, :4], both[1, :, :, :4])
 
 
 def test_noise_has_the_schedules_share_and_depends_on_its_seed(backbone):
-    extractor = FeatureExtractor(backbone, SPEC)
+    spec = replace(SPEC, timesteps=(300,))
+    extractor = FeatureExtractor(backbone, spec)
     zeros, ones = torch.zeros(1, 4, 64, 64), torch.ones(1, 4, 64, 64)
     signal, share = backbone.schedule.mix(300)
-    noise = extractor._noised(zeros, 300, [(0, 0)])
+    noise = noised(extractor, zeros, [(0, 0)])
     assert noise.std().item() == pytest.approx(share, rel=0.02)
-    torch.testing.assert_close(extractor._noised(ones, 300, [(0, 0)]) - noise, signal * ones)
-    other = FeatureExtractor(backbone, replace(SPEC, noise_seed=1))
-    assert not torch.allclose(other._noised(zeros, 300, [(0, 0)]), noise)
+    torch.testing.assert_close(noised(extractor, ones, [(0, 0)]) - noise, signal * ones)
+    other = FeatureExtractor(backbone, replace(spec, noise_seed=1))
+    assert not torch.allclose(noised(other, zeros, [(0, 0)]), noise)
 
 
 def test_place_on_the_slide_changes_the_features_and_the_stem_does_not_care(backbone, tiles):
@@ -147,19 +238,6 @@ def test_place_on_the_slide_changes_the_features_and_the_stem_does_not_care(back
     assert changed == [True, True, True, False, False]
 
 
-def test_no_hook_is_left_and_the_unets_own_output_is_as_before(backbone, tiles):
-    pixels = to_signed(tiles)
-    with torch.inference_mode():
-        tokens = backbone.conditioner(backbone.encoder(pixels))
-        latent = backbone.autoencoder(pixels)
-        before = backbone.unet(latent, 50, encoder_hidden_states=tokens).sample
-        features(backbone, replace(SPEC, timesteps=(1, 2)), tiles)
-        after = backbone.unet(latent, 50, encoder_hidden_states=tokens).sample
-    assert torch.equal(before, after)
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in backbone.unet.modules())
-
-
-def test_a_timestep_that_the_schedule_has_not_is_refused_and_no_hook_stays(backbone, tiles):
+def test_a_timestep_that_the_schedule_has_not_is_refused(backbone, tiles):
     with pytest.raises(ValueError, match=r"0\.\.999, got 1000"):
         features(backbone, replace(PLAIN, timesteps=(1000,)), tiles)
-    assert not any(m._forward_hooks for m in backbone.unet.modules())

@@ -117,13 +117,12 @@ def test_what_was_computed_is_not_computed_again(project, settings, whole, monke
     from model.segmenter import Segmenter
 
     seen: list[int] = []
-    probabilities = Segmenter.probabilities
+    stream = Segmenter.stream
 
-    def counted(self, tiles, origins_m):
-        seen.append(len(tiles))
-        return probabilities(self, tiles, origins_m)
+    def counted(self, batches):
+        return stream(self, (seen.append(len(batch[1])) or batch for batch in batches))
 
-    monkeypatch.setattr(Segmenter, "probabilities", counted)
+    monkeypatch.setattr(Segmenter, "stream", counted)
     again = Telling()
     run_project(project, settings, again)
     assert sum(seen) < again.tiles - 20

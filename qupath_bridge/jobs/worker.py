@@ -120,7 +120,7 @@ def _version(folder: Path) -> str:
 
 
 def _device_name(device: str) -> str:
-    from model.segmenter import choose_device  # brings the frameworks: from now on they are loaded
+    from model.device import choose_device  # brings the frameworks: from now on they are loaded
 
     chosen = choose_device(device)
     return f"{chosen.type}:{chosen.index or 0}" if chosen.type == "cuda" else chosen.type
