@@ -13,12 +13,14 @@ import argparse
 import json
 import tempfile
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 from free_engine import free_engine
 from measuring import peak_mib
 
+from qupath_bridge.detections import Detection
 from qupath_bridge.featurecollection import write_detections
 from qupath_bridge.regions import regions_to_segment
 from qupath_bridge.slide import open_slide
@@ -33,7 +35,7 @@ class Counted:
     def tile(self, count: int) -> None:
         self.tiles += count
 
-    def through(self, objects):  # noqa: ANN001, ANN201
+    def through(self, objects: Iterable[Detection]) -> Iterator[Detection]:
         for one in objects:
             self.objects += 1
             yield one
