@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from free_network import CLASSES, COLORS, FreeNetwork
+from free_network import BLOCK, CLASSES, COLORS, FreeNetwork
 
 from model import HeadClass
 from model.card import DEFAULT_MODEL, HeadCard, ModelCard, read_card
@@ -25,22 +25,25 @@ class FreeSegmenter:
     Its patches are those of the shipped model; `card` says of how many pixels its cells are.
     """
 
-    def __init__(self, card: ModelCard, device: str) -> None:
+    def __init__(self, card: ModelCard, device: str, block: int = BLOCK) -> None:
         self.card, self.heads = card, [HEAD]
         self.device = torch.device("cuda" if device == "cuda" else "cpu")
-        self.network = FreeNetwork(card.cell_m).to(self.device).eval()
+        self.network = FreeNetwork(card.cell_m, block).to(self.device).eval()
 
     @torch.inference_mode()
     def probabilities(
         self, tiles: np.ndarray, origins_m: Sequence[tuple[int, int]]
     ) -> dict[str, np.ndarray]:
         """Return class probabilities, float32 [B, K, h, w], of tiles, uint8 [B, H, W, 3]."""
-        pixels = torch.from_numpy(tiles).to(self.device).permute(0, 3, 1, 2).float() / 255
+        pixels = torch.from_numpy(tiles).to(self.device).permute(0, 3, 1, 2)
         return {HEAD: self.network(pixels).cpu().numpy()}
 
 
-def free_engine(cell_m: int = 2, **settings: Any) -> Engine:
-    """Return an engine with the free network; cell_m: model pixels per side of a score cell."""
+def free_engine(cell_m: int = 2, block: int = BLOCK, **settings: Any) -> Engine:
+    """Return an engine with the free network.
+
+    cell_m: model pixels per side of a score cell. block: of how many pixels it takes the mean.
+    """
     classes = tuple(
         HeadClass(name, tuple(round(255 * part) for part in color), name != CLASSES[0])
         for name, color in zip(CLASSES, COLORS, strict=True)
@@ -49,6 +52,6 @@ def free_engine(cell_m: int = 2, **settings: Any) -> Engine:
     card = replace(read_card(DEFAULT_MODEL), cell_m=cell_m, heads=heads)
 
     def load(folder: Path, heads: Sequence[str] | None, device: str) -> Any:
-        return FreeSegmenter(card, device)
+        return FreeSegmenter(card, device, block)
 
     return Engine(DEFAULT_MODEL, card, [HEAD], RunSettings(**settings), load)

@@ -11,22 +11,23 @@ from torch.nn.functional import avg_pool2d, interpolate
 
 CLASSES = ("Background", "Tumor", "Stroma", "Immune cells")
 COLORS = ((0.95, 0.95, 0.96), (0.62, 0.47, 0.68), (0.86, 0.55, 0.73), (0.33, 0.29, 0.56))
-POOLED = 16
+BLOCK = 16
 
 
 class FreeNetwork(nn.Module):
-    """The nearest of four colours, of blocks of 16 px.
+    """The nearest of four colours, of the mean of each block of pixels.
 
-    float [B, 3, H, W], 0..1, to probabilities, float [B, 4, H / cell, W / cell].
+    uint8 [B, 3, H, W] to probabilities, float [B, 4, H / cell, W / cell]. Blocks of 16 px make
+    areas, as of tissues; blocks of 4 px make a slide full of specks, as of nuclei.
     """
 
-    def __init__(self, cell: int = 1) -> None:
+    def __init__(self, cell: int = 1, block: int = BLOCK) -> None:
         super().__init__()
-        self.cell = cell
+        self.cell, self.block = cell, block
         self.register_buffer("colors", torch.tensor(COLORS))
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        blocks = avg_pool2d(pixels, POOLED)
-        distance = (blocks[:, None] - self.colors[None, :, :, None, None]).square().sum(2)
+        means = avg_pool2d(pixels.float(), self.block) / 255
+        distance = (means[:, None] - self.colors[None, :, :, None, None]).square().sum(2)
         probabilities = (-40 * distance).softmax(1)
-        return interpolate(probabilities, scale_factor=POOLED / self.cell, mode="bilinear")
+        return interpolate(probabilities, scale_factor=self.block / self.cell, mode="bilinear")
