@@ -3,7 +3,8 @@
     python tests/benchmarks/tracing.py [--side CELLS] [--width CELLS] [--rows N ...] [--repeat N]
 
 The map is drawn: five classes in blobs with specks, the region an ellipse in it. Times are of this
-process alone (CPU seconds), the ways one after another, again and again, the least of each.
+process alone (CPU seconds), the ways one after another, again and again, the least of each. Bands
+and the whole must give the same polygons to the last bit.
 rasterio: its sieve for small components, its polygons, then simplified together and cut.
 Memory: one process for each height, the most it held beyond what it held before the first band;
 the objects are counted as they come and let go. Share: how much of the map has tissue, in a column
@@ -13,7 +14,6 @@ of ellipses. Memory is read where Linux tells it.
 from __future__ import annotations
 
 import argparse
-import gc
 import subprocess
 import sys
 import time
@@ -23,6 +23,8 @@ from pathlib import Path
 import numpy as np
 import rasterio.features
 import shapely
+from measuring import forget_peak, least_seconds, peak_mib
+from records import Record, records_option, tell
 from scipy import ndimage
 from shapely.affinity import scale
 from shapely.geometry import Point
@@ -92,32 +94,30 @@ def by_rasterio(class_map: ClassMap, region: BaseGeometry) -> int:
     return len(shapely.intersection(polygons, region))
 
 
-def seconds(way: Callable[[], object]) -> float:
-    """Return the CPU seconds that a call takes."""
-    gc.collect()
-    begin = time.process_time()
-    way()
-    return time.process_time() - begin
-
-
-def compare(side: int, repeat: int) -> None:
-    """Print what each way takes for a square map."""
+def compare(side: int, repeat: int, records: Path | None) -> None:
+    """Tell what each way takes for a square map."""
     frame, region = MapFrame(0, 0, CELL_M, side, side), tissue(side, side, 1)
     bands = list(bands_of(drawn_block(side), frame))
     whole = stacked(bands)
+    at_once = trace(whole, region, MPP, SETTINGS)
+    if trace_bands(bands, frame, region, MPP, SETTINGS) != at_once:
+        sys.exit("the polygons traced in bands are not those traced at once")
     ways: dict[str, Callable[[], object]] = {
         "bands": lambda: trace_bands(bands, frame, region, MPP, SETTINGS),
         "whole": lambda: trace(whole, region, MPP, SETTINGS),
         "rasterio": lambda: by_rasterio(whole, region),
     }
-    taken: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(repeat):
-        for name, way in ways.items():
-            taken[name].append(seconds(way))
-    objects = len(trace(whole, region, MPP, SETTINGS))
-    print(f"{side} x {side} cells, {objects} objects")
-    for name, times in taken.items():
-        print(f"  {name:9} {min(times):6.2f} s  {min(times) / min(taken['whole']):5.2f} of whole")
+    least = least_seconds(ways, repeat, time.process_time)
+    what = f"{side} x {side} cells in bands, {len(at_once)} objects"
+    for other, name, at_most in (
+        ("whole", "tracing them at once (the same polygons)", 1.1),
+        ("rasterio", "rasterio on the whole", 1.0),
+    ):
+        ours, theirs = least["bands"], least[other]
+        record = Record(
+            "tracing", what, ours, theirs, name, "CPU s", at_most=at_most, repeats=repeat
+        )
+        tell(record, records)
 
 
 def traced_rows(width: int, rows: int, share: float) -> str:
@@ -125,29 +125,18 @@ def traced_rows(width: int, rows: int, share: float) -> str:
     block, frame = drawn_block(width), MapFrame(0, 0, CELL_M, rows, width)
     region = tissue(width, rows, share)
     trace(next(bands_of(block, frame)), region, MPP, SETTINGS)  # what is loaded once
-    _forget_the_most()
-    held, begin = _most_mib(), time.process_time()
+    forget_peak()
+    held, begin = peak_mib(), time.process_time()
     tracer = Tracer(frame, region, MPP, SETTINGS)
     for band in bands_of(block, frame):
         tracer.add(band)
-    gathered = _most_mib()
+    gathered = peak_mib()
     objects = sum(1 for _ in tracer.objects())
     taken = time.process_time() - begin
     return (
         f"{rows:7} {share:6.2f} {objects:9} {taken:8.1f} s"
-        f" {gathered - held:10.0f} {_most_mib() - held:8.0f} MiB"
+        f" {gathered - held:10.0f} {peak_mib() - held:8.0f} MiB"
     )
-
-
-def _most_mib() -> float:
-    """Return the most memory this process has held since it last forgot, MiB."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**10
-
-
-def _forget_the_most() -> None:
-    """Let the most memory held be what is held now."""
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def main() -> None:
@@ -158,13 +147,16 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="*", default=[5000, 10000, 20000, 40000])
     parser.add_argument("--share", type=float, nargs="*", default=[1.0, 0.1])
     parser.add_argument("--repeat", type=int, default=3)
+    records_option(parser)
     parser.add_argument("--one", action="store_true", help="one height and share, here")
     chosen = parser.parse_args()
     if chosen.one:
         print(traced_rows(chosen.width, chosen.rows[0], chosen.share[0]))
         return
     if chosen.side:
-        compare(chosen.side, chosen.repeat)
+        compare(chosen.side, chosen.repeat, chosen.records)
+    if not chosen.rows:
+        return
     print(f"{chosen.width} cells wide\n   rows  share   objects     time   gathering     peak")
     for share in chosen.share:
         for rows in chosen.rows:

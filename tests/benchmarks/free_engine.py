@@ -1,0 +1,57 @@
+"""The engine with the network that costs next to nothing in the place of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from free_network import BLOCK, CLASSES, COLORS, FreeNetwork
+
+from model import HeadClass
+from model.card import DEFAULT_MODEL, HeadCard, ModelCard, read_card
+from qupath_bridge.segment import Engine
+from qupath_bridge.settings import RunSettings
+
+HEAD = "tissue"
+
+
+class FreeSegmenter:
+    """Stands where a model's segmenter stands.
+
+    Its patches are those of the shipped model; `card` says of how many pixels its cells are.
+    """
+
+    def __init__(self, card: ModelCard, device: str, block: int = BLOCK) -> None:
+        self.card, self.heads = card, [HEAD]
+        self.device = torch.device("cuda" if device == "cuda" else "cpu")
+        self.network = FreeNetwork(card.cell_m, block).to(self.device).eval()
+
+    @torch.inference_mode()
+    def probabilities(
+        self, tiles: np.ndarray, origins_m: Sequence[tuple[int, int]]
+    ) -> dict[str, np.ndarray]:
+        """Return class probabilities, float32 [B, K, h, w], of tiles, uint8 [B, H, W, 3]."""
+        pixels = torch.from_numpy(tiles).to(self.device).permute(0, 3, 1, 2)
+        return {HEAD: self.network(pixels).cpu().numpy()}
+
+
+def free_engine(cell_m: int = 2, block: int = BLOCK, **settings: Any) -> Engine:
+    """Return an engine with the free network.
+
+    cell_m: model pixels per side of a score cell. block: of how many pixels it takes the mean.
+    """
+    classes = tuple(
+        HeadClass(name, tuple(round(255 * part) for part in color), name != CLASSES[0])
+        for name, color in zip(CLASSES, COLORS, strict=True)
+    )
+    heads = {HEAD: HeadCard(classes, (1,), 1)}
+    card = replace(read_card(DEFAULT_MODEL), cell_m=cell_m, heads=heads)
+
+    def load(folder: Path, heads: Sequence[str] | None, device: str) -> Any:
+        return FreeSegmenter(card, device, block)
+
+    return Engine(DEFAULT_MODEL, card, [HEAD], RunSettings(**settings), load)
