@@ -63,7 +63,11 @@ def dump_object(item, parent):
     feature = json.loads(str(GsonTools.getInstance().toJson(item)))
     feature["properties"].pop("childObjects", None)
     feature["parent"] = parent
+    # Where QuPath mends a shape that crosses itself, each process may begin its rings elsewhere.
+    feature.pop("geometry", None)
     feature["wkt"] = str(item.getROI().getGeometry().norm().toText()) if item.hasROI() else None
+    feature["points"] = [(p.getX(), p.getY()) for p in item.getROI().getAllPoints()] \
+        if item.hasROI() else []
     feature["locked"] = bool(item.isLocked())
     feature["kind"] = str(item.getClass().getSimpleName())
     yield feature
