@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,13 @@ import torch
 from free_network import BLOCK, CLASSES, COLORS, FreeNetwork
 
 from model import HeadClass
-from model.card import DEFAULT_MODEL, HeadCard, ModelCard, read_card
+from model.card import HeadCard, ModelCard, read_card
+from model.home import DEFAULT_MODEL
 from qupath_bridge.segment import Engine
 from qupath_bridge.settings import RunSettings
 
 HEAD = "tissue"
+BATCH = 16
 
 
 class FreeSegmenter:
@@ -28,7 +30,13 @@ class FreeSegmenter:
     def __init__(self, card: ModelCard, device: str, block: int = BLOCK) -> None:
         self.card, self.heads = card, [HEAD]
         self.device = torch.device("cuda" if device == "cuda" else "cpu")
+        self.batch_size = BATCH
         self.network = FreeNetwork(card.cell_m, block).to(self.device).eval()
+
+    def stream(self, batches: Iterable[Any]) -> Iterator[tuple[Any, dict[str, np.ndarray]]]:
+        """Yield the probabilities of batches (key, tiles, origins) with their keys."""
+        for key, tiles, origins_m in batches:
+            yield key, self.probabilities(tiles, origins_m)
 
     @torch.inference_mode()
     def probabilities(

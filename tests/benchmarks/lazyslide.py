@@ -44,6 +44,7 @@ def segment(path: Path, block: int) -> dict[str, float]:
     """Return seconds and objects of our side."""
     from free_engine import free_engine
 
+    from qupath_bridge.engine.work import segment as segment_all
     from qupath_bridge.regions import regions_to_segment
     from qupath_bridge.slide import open_slide
 
@@ -53,7 +54,7 @@ def segment(path: Path, block: int) -> dict[str, float]:
     began, spent = time.perf_counter(), time.process_time()
     with open_slide(path) as slide:
         regions = regions_to_segment(slide, [], "slide").regions
-        objects = sum(1 for _ in engine.segment(slide, regions, lambda count: None))
+        objects = len(segment_all(engine, slide, regions, lambda count: None))
     seconds, cpu = time.perf_counter() - began, time.process_time() - spent
     return {"seconds": seconds, "cpu_seconds": cpu, "polygons": objects}
 

@@ -21,6 +21,8 @@ from free_engine import free_engine
 from measuring import peak_mib
 
 from qupath_bridge.detections import Detection
+from qupath_bridge.engine.checkpoint import Checkpoint
+from qupath_bridge.engine.work import ImageWork
 from qupath_bridge.featurecollection import write_detections
 from qupath_bridge.regions import regions_to_segment
 from qupath_bridge.slide import open_slide
@@ -52,8 +54,9 @@ def main() -> None:
     began = time.perf_counter()
     with open_slide(chosen.slide) as slide, tempfile.TemporaryDirectory() as folder:
         regions = regions_to_segment(slide, [], "tissue").regions
-        objects = engine.segment(slide, regions, count.tile)
-        write_detections(Path(folder) / "objects.geojson.gz", count.through(objects))
+        work = ImageWork.of(engine, slide, regions)
+        found = work.done(Checkpoint(Path(folder)), engine.batch, count.tile)
+        write_detections(Path(folder) / "objects.geojson.gz", count.through(found.objects))
         mm2 = sum(r.outline_l0.area for r in regions) * slide.mpp.x * slide.mpp.y / 1e6
     told = {
         "seconds": time.perf_counter() - began,
