@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +12,7 @@ from model import HeadClass
 from qupath_bridge.classmap import ClassMap
 from qupath_bridge.fusion import Fuser
 from qupath_bridge.glands import GlandBands, GlandClasses, has_borders
-from qupath_bridge.polygons import PolygonSettings, TracedObject, Tracer, in_order
+from qupath_bridge.polygons import PolygonSettings, TracedObject, Tracer
 from qupath_bridge.tiles import Tile, TilePlan
 
 
@@ -48,19 +48,22 @@ class HeadTracer:
         self._fuser.add(tile, probabilities)
         self._take(self._fuser.bands())
 
-    def objects(self) -> list[TracedObject]:
-        """Return the objects, once, by class and place; no more tiles may follow.
+    def objects(self) -> Iterator[TracedObject]:
+        """Yield the objects, once, from the top as they are complete; no more tiles may follow.
+
+        They always come in the same order.
 
         Raises:
             TilingError: too many glands touch one another.
         """
         self._take(self._fuser.last_bands())
         if self._glands is None:
-            return in_order(self._tracer.objects())
+            yield from self._tracer.objects()
+            return
         for band in self._glands.last():
             self._tracer.add(band)
-        found = in_order(self._tracer.objects())
-        return [replace(o, code=self._class_of(o.code)) for o in found]
+        for found in self._tracer.objects():
+            yield replace(found, code=self._class_of(found.code))
 
     def _take(self, bands: Iterable[ClassMap]) -> None:
         for band in bands:
