@@ -132,7 +132,7 @@ class ComponentGraph:
 def _strip_graph(codes: np.ndarray) -> tuple[CellGraph, np.ndarray, np.ndarray]:
     """Return a strip's graph, the lengths of its runs and the node of each, int32."""
     if not (codes != NODATA).any():
-        empty = CellGraph(codes.ravel()[:1], np.array([codes.size]), np.empty((0, 2), np.int64))
+        empty = CellGraph(codes[0, :1].copy(), np.array([codes.size]), np.empty((0, 2), np.int64))
         return empty, np.array([codes.size]), np.zeros(1, np.int32)
     runs, lengths = _runs(codes)
     graph, nodes = _joined(runs)

@@ -18,7 +18,7 @@ from qupath_bridge.classmap import NODATA, ClassMap, MapFrame
 from qupath_bridge.clipping import near_rows
 
 REACH = 4  # steps over cell sides from a cell in the region to the farthest that must have a class
-STRIP_CELLS = 2**23
+STRIP_CELLS = 2**21
 QUANTUM = 2.0**-20  # of probability and entropy: whole numbers add up alike in any order
 
 
