@@ -16,7 +16,7 @@ from qupath_bridge.classmap import NODATA, MapFrame
 from qupath_bridge.components import ComponentGraph, Runs
 from qupath_bridge.strips import Strip, region_cells
 
-IN_MEMORY = 2**25  # bytes
+IN_MEMORY = 2**23  # bytes
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def packed(
 
 
 class PackedStrips:
-    """Strips in the order they came; beyond 32 MiB in a file that has no name and no trace."""
+    """Strips in the order they came; beyond `IN_MEMORY` in a file that has no name and no trace."""
 
     def __init__(self) -> None:
         self.rows = 0

@@ -91,8 +91,7 @@ class StripBuffer:
         """Begin the next strip; return whether there is one."""
         top = self._strip.top + len(self._strip.codes)
         rows = min(self._rows, self._frame.height - top)
-        if rows:
-            self._strip = Strip.empty(top, rows, self._frame.width)
+        self._strip = Strip.empty(top, rows, self._frame.width)
         return rows > 0
 
 
