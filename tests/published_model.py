@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import VQModel
-from tiny_models import CLASSES, tiny_card
+from tiny_models import tiny_card
+from torch.nn.functional import cross_entropy
 from transformers import ViTConfig, ViTModel
 
 from model.autoencoder import Autoencoder
-from model.card import FeatureSpec, HeadCard, ModelCard
+from model.card import FeatureSpec, HeadCard, HeadClass, ModelCard
 from model.compvis_unet import UNetShape
 from model.device import choose_dtype
 from model.encoder import Conditioner, Encoder
@@ -20,11 +21,13 @@ from model.features import Backbone, FeatureExtractor
 from model.head import Head
 from model.schedule import NoiseSchedule
 from model.segmenter import Segmenter
-from qupath_bridge.demo.drawing import draw_slide
+from qupath_bridge.demo.drawing import TISSUE_CLASSES, draw_slide
 
 TILE_M = 256
 FEATURES = FeatureSpec(timesteps=(50,), up_blocks=(1, 2, 3))
 WIDTH = 48
+CLASSES = tuple(HeadClass(name, (40 * i, 0, 0)) for i, name in enumerate(TISSUE_CLASSES))
+LESSONS = 60
 
 
 def published_backbone(seed: int = 0) -> Backbone:
@@ -76,20 +79,35 @@ def published_card(features: FeatureSpec = FEATURES) -> ModelCard:
     return replace(card, heads={"tissue": head})
 
 
-def published_segmenter(device: torch.device, precision: str = "auto") -> Segmenter:
-    """Return such a model on a device, with a random head that finds every class."""
+def published_segmenter(
+    device: torch.device, precision: str = "auto", taught: bool = True
+) -> Segmenter:
+    """Return such a model on a device; its head, if taught, tells drawn tissues apart."""
     card = published_card()
-    extractor = FeatureExtractor(published_backbone(), card.features).eval()
+    extractor = FeatureExtractor(published_backbone(), card.features).eval().to(device)
     torch.manual_seed(1)
-    head = Head(extractor.channels, len(CLASSES), WIDTH).eval().requires_grad_(False)
-    head.classify.weight.mul_(20)
+    head = Head(extractor.channels, len(CLASSES), WIDTH).to(device)
+    if taught:
+        teach(head, extractor, device)
+    head.eval().requires_grad_(False)
     dtype = choose_dtype(precision, device)
-    segmenter = Segmenter(card, extractor, {"tissue": head}, device, dtype)
-    pixels = draw_slide(3, TILE_M, TILE_M, coverage=1.0).pixels
-    found = segmenter.probabilities(pixels[None], [(0, 0)])["tissue"]
-    usual = np.log(np.maximum(found, 1e-30)).mean(axis=(0, 2, 3))
-    head.classify.bias.sub_(torch.from_numpy(usual).to(head.classify.bias))
-    return segmenter
+    return Segmenter(card, extractor, {"tissue": head}, device, dtype)
+
+
+def teach(head: Head, extractor: FeatureExtractor, device: torch.device) -> None:
+    """Let a head learn tissues of a drawn slide: a head by chance is nowhere sure of a class."""
+    drawn = draw_slide(3, 512, 512, coverage=1.0)
+    corners = [(x, y) for y in (0, 256) for x in (0, 256)]
+    windows = [np.s_[y : y + TILE_M, x : x + TILE_M] for x, y in corners]
+    tiles = torch.from_numpy(np.stack([drawn.pixels[w] for w in windows])).to(device)
+    truth = torch.from_numpy(np.stack([drawn.tissue[w][::2, ::2] for w in windows])).to(device)
+    with torch.no_grad():
+        features = extractor(tiles, corners)
+    learner = torch.optim.Adam(head.train().parameters(), 3e-3)
+    for _ in range(LESSONS):
+        learner.zero_grad()
+        cross_entropy(head(features), truth.long()).backward()
+        learner.step()
 
 
 def load_published(folder: Path, heads: object, device: str) -> Segmenter:

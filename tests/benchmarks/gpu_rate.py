@@ -43,7 +43,7 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 def flop_per_patch() -> int:
     """Return the operations that a patch takes, counted while the CPU computes one."""
-    network = published_segmenter(CPU)
+    network = published_segmenter(CPU, taught=False)
     tiles = drawn_tiles(1)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
         network.probabilities(tiles, [(0, 0)])
