@@ -25,7 +25,7 @@ from typing import Any
 
 from measuring import ROOT
 from records import Record, as_json, read_records
-from summary import Result, draw, machine, table
+from summary import Result, draw, load, machine, table
 
 HERE = Path(__file__).parent
 Need = Callable[[argparse.Namespace], str | None]
@@ -92,7 +92,7 @@ def run(benchmark: Benchmark, chosen: argparse.Namespace) -> Result:
         return Result(benchmark.name, f"skipped: {missing}")
     records, log = (chosen.out / f"{benchmark.name}.{kind}" for kind in ("jsonl", "log"))
     records.unlink(missing_ok=True)
-    where, began = machine(), time.monotonic()
+    where, busy, began = machine(), load(), time.monotonic()
     told = _told(benchmark, chosen)
     status = _run(script, [*told, f"--records={records}"], log)
     return Result(
@@ -101,6 +101,7 @@ def run(benchmark: Benchmark, chosen: argparse.Namespace) -> Result:
         where,
         datetime.now(UTC).isoformat(timespec="seconds"),
         round(time.monotonic() - began, 1),
+        busy,
         read_records(records),
     )
 
