@@ -32,6 +32,7 @@ from published_model import TILE_M, published_card, published_segmenter  # noqa:
 
 from model.segmenter import Segmenter  # noqa: E402
 from qupath_bridge.demo.drawing import draw_slide  # noqa: E402
+from qupath_bridge.engine.work import segment
 from qupath_bridge.geometry import Region  # noqa: E402
 from qupath_bridge.segment import Engine  # noqa: E402
 from qupath_bridge.settings import RunSettings  # noqa: E402
@@ -94,9 +95,9 @@ def end_to_end(segmenter: Segmenter, side: int, folder: Path) -> tuple[int, int,
     engine = Engine(folder, card, ["tissue"], settings, lambda *_: segmenter)
     regions = [Region("whole", "whole", "", box(0, 0, side, side))]
     with open_slide(path) as slide:
-        patches = engine.count_tiles(slide, regions)
+        patches = len(engine.sweep(slide, regions).tiles)
         begin = time.perf_counter()
-        objects = len(list(engine.segment(slide, regions, lambda count: None)))
+        objects = len(segment(engine, slide, regions, lambda count: None))
         return patches, objects, time.perf_counter() - begin
 
 
