@@ -14,6 +14,7 @@ from shapely.geometry.base import BaseGeometry
 
 from qupath_bridge.classmap import NODATA, MapFrame
 from qupath_bridge.components import ComponentGraph, Runs
+from qupath_bridge.errors import ProjectError
 from qupath_bridge.strips import Strip, region_cells
 
 IN_MEMORY = 2**23  # bytes
@@ -67,10 +68,20 @@ class PackedStrips:
         self._sizes: deque[tuple[int, int, int, int]] = deque()
 
     def append(self, strip: PackedStrip) -> None:
-        """Keep a strip."""
+        """Keep a strip.
+
+        Raises:
+            ProjectError: the disk for temporary files is full.
+        """
         parts = (strip.lengths, strip.nodes, strip.rim)
-        for part in parts:
-            self._file.write(part)
+        try:
+            for part in parts:
+                self._file.write(part)
+        except OSError as error:
+            raise ProjectError(
+                f"cannot write into {tempfile.gettempdir()} ({error.strerror or error}); make room"
+                " on its disk, or set TMPDIR to a folder on another one, then run again"
+            ) from error
         lengths, nodes, rim = map(len, parts)
         self._sizes.append((strip.rows, lengths, nodes, rim))
         self.rows += strip.rows

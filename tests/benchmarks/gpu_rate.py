@@ -32,7 +32,7 @@ from published_model import TILE_M, published_card, published_segmenter  # noqa:
 
 from model.segmenter import Segmenter  # noqa: E402
 from qupath_bridge.demo.drawing import draw_slide  # noqa: E402
-from qupath_bridge.engine.work import segment
+from qupath_bridge.engine.work import segment  # noqa: E402
 from qupath_bridge.geometry import Region  # noqa: E402
 from qupath_bridge.segment import Engine  # noqa: E402
 from qupath_bridge.settings import RunSettings  # noqa: E402
