@@ -83,8 +83,8 @@ class Fuser:
         Raises:
             TilingError: the tile belongs to an earlier row.
         """
+        self._go_to_row(tile)
         if self._blank_code != NODATA:
-            self._go_to_row(tile)
             for block, held, _ in self._touched(tile.x_m):
                 block.add_blank(held.start, held.stop)
 

@@ -308,7 +308,6 @@ def test_scores_of_islands_far_apart_cost_the_islands_alone():
     for x_m in (0, 3_900_000):
         fuser.add(Tile(x_m, 0), random_scores(Tile(x_m, 0)))
     fuser.add_blank(Tile(2_000_000, 0))
-    fuser.add(Tile(0, 32), random_scores(Tile(0, 32)))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert fuser.frame.width == 2_000_004

@@ -50,11 +50,19 @@ def whole_map(outline: BaseGeometry):
     return fuser.class_map()
 
 
-def traced_by_head(outline: BaseGeometry, classes: tuple[HeadClass, ...]) -> list[TracedObject]:
-    tracer = HeadTracer(PLAN, outline, classes, MPP, SETTINGS)
+def tracer_fed(outline: BaseGeometry, classes: tuple[HeadClass, ...]) -> HeadTracer:
+    """Return a tracer that has taken in all bands, as they were finished."""
+    fuser = Fuser(PLAN, outline, 3)
+    tracer = HeadTracer(fuser.frame, outline, classes, MPP, SETTINGS)
     for tile in tiles_of(outline, PLAN):
-        tracer.add(tile, waves(tile))
-    return list(tracer.objects())
+        fuser.add(tile, waves(tile))
+        tracer.take(fuser.bands())
+    tracer.take(fuser.last_bands())
+    return tracer
+
+
+def traced_by_head(outline: BaseGeometry, classes: tuple[HeadClass, ...]) -> list[TracedObject]:
+    return list(tracer_fed(outline, classes).objects())
 
 
 @pytest.mark.parametrize("outline", [RING, box(0.5, 3.2, 400, 210), box(33.3, 41.7, 34.1, 300.2)])
@@ -81,11 +89,8 @@ def test_what_is_held_until_the_last_tile_is_far_less_than_the_map(monkeypatch):
 
     def peak(height: int) -> int:
         outline = box(0, 0, 380, height)
-        tiles = tiles_of(outline, PLAN)
         tracemalloc.start()
-        tracer = HeadTracer(PLAN, outline, CLASSES, MPP, SETTINGS)
-        for tile in tiles:
-            tracer.add(tile, waves(tile))
+        tracer_fed(outline, CLASSES)
         held = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return held

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapely.geometry import box
 
-from qupath_bridge.engine.source import WIDTH_M, PixelBatch, TileSource, default_threads
+from qupath_bridge.engine.source import HEIGHT_M, WIDTH_M, PixelBatch, TileSource, default_threads
 from qupath_bridge.errors import SlideError, UndecodableError
 from qupath_bridge.geometry import BoxL0, Mpp, Scale
 from qupath_bridge.slide import Slide, open_slide
@@ -147,9 +147,10 @@ def test_what_no_tile_touches_is_not_read() -> None:
     source = ArraySource(PIXELS)
     slide = Slide(Path("memory"), source, None)
     read_all(slide, [Tile(0, 0), Tile(1024, 1024)])
-    assert source.times_read[:512, :512].all()
-    assert source.times_read[1024:, 1024:].all()
-    assert source.times_read.sum(dtype=int) == 512 * 512 + (1500 - 1024) * (1300 - 1024)
+    assert source.times_read[:HEIGHT_M, :WIDTH_M].all()
+    assert source.times_read[1024 : 1024 + TILE, 1024:].all()
+    read = HEIGHT_M * WIDTH_M + min(HEIGHT_M, 1500 - 1024) * (1300 - 1024)
+    assert source.times_read.sum(dtype=int) == read
 
 
 def test_a_batch_may_be_empty_and_there_may_be_none() -> None:
