@@ -28,6 +28,7 @@ from qupath_bridge.measurements import (
     class_areas,
     write_class_areas,
 )
+from qupath_bridge.overview import Overview
 from qupath_bridge.progress import Reporter
 from qupath_bridge.project import open_project
 from qupath_bridge.project.base import ImageWrite, Project, ProjectClass, ProjectImage
@@ -249,7 +250,9 @@ class Run:
 
     def _work(self, ready: Prepared) -> ImageWork:
         """Return what is to be done of an image; now its pixels are looked at."""
-        return ImageWork.of(self.engine, ready.slide, with_tissue(ready.found, ready.slide).regions)
+        overview = Overview.of(ready.slide)
+        regions = with_tissue(ready.found, overview).regions
+        return ImageWork.of(self.engine, ready.slide, overview, regions)
 
 
 def _chosen(images: Sequence[ProjectImage], globs: Sequence[str]) -> list[ProjectImage]:
