@@ -7,6 +7,8 @@ nucleus or thin fibre in a pixel of 8 um darkens it by more; a speck of 1 um may
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from scipy import ndimage
 
@@ -25,6 +27,11 @@ DARKEST, MOST_COLOURED = 200, 12
 
 LEAST_PIXELS = 64
 """Fewer bright, grey and even pixels than these are no proof that the slide shows glass."""
+
+
+PART_ROWS = 256
+SAMPLE = 1_000_000
+"""Pixels are enough to know the colour of glass by."""
 
 
 class Glass:
@@ -66,30 +73,59 @@ class Glass:
 
 def glass_mask(rgb: np.ndarray) -> np.ndarray:
     """Return where bare glass is, bool [H, W], in uint8 RGB [H, W, 3] of about 8 um a pixel."""
-    filling = rgb.min(2) >= FILLING
-    even = np.ones(filling.shape, bool)
+    colour = _colour_of_glass(rgb)
+    mask = np.empty(rgb.shape[:2], bool)
+    for top, above, part in _parts_of(rgb):
+        like = _filling(part)
+        if colour is not None:
+            low, high = colour - GREY_LEVELS, colour + GREY_LEVELS
+            like |= ((part >= low) & (part <= high)).all(2)
+        rows = mask[top : top + PART_ROWS]
+        rows[:] = (like & _even(part))[above : above + len(rows)]
+    return mask
+
+
+def _parts_of(rgb: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Yield where rows of a picture begin, how many rows above come along, and those rows.
+
+    One row more at each end: each pixel has its neighbours.
+    """
+    for top in range(0, len(rgb), PART_ROWS):
+        above = min(top, 1)
+        yield top, above, rgb[top - above : top + PART_ROWS + 1]
+
+
+def _filling(rgb: np.ndarray) -> np.ndarray:
+    """Return where scanners did not look, bool [H, W]."""
+    return rgb.min(2) >= FILLING
+
+
+def _even(rgb: np.ndarray) -> np.ndarray:
+    """Return which pixels are as all around them, bool [H, W]."""
+    even = np.ones(rgb.shape[:2], bool)
     for c in range(3):
         highest = ndimage.maximum_filter(rgb[..., c], 3, mode="nearest")
         even &= highest - ndimage.minimum_filter(rgb[..., c], 3, mode="nearest") <= GREY_LEVELS
-    colour = _colour_of_glass(rgb[even & ~filling], filling.size)
-    alike = filling
-    if colour is not None:
-        low, high = colour - GREY_LEVELS, colour + GREY_LEVELS
-        alike = filling | ((rgb >= low) & (rgb <= high)).all(2)
-    return alike & even
+    return even
 
 
-def _colour_of_glass(even: np.ndarray, pixels: int) -> np.ndarray | None:
-    """Return the colour of glass, float [3], by the even pixels [N, 3]; None where none is known.
+def _colour_of_glass(rgb: np.ndarray) -> np.ndarray | None:
+    """Return the colour of glass, float [3]; None where none is known.
 
-    Nothing on a slide lets through more light, so the brightest decide.
+    Nothing on a slide lets through more light, so the brightest of the even, grey pixels decide.
     """
-    darkest, brightest = even.min(1), even.max(1)
-    grey = even[(darkest >= DARKEST) & (brightest - darkest <= MOST_COLOURED)]
-    if len(grey) < max(LEAST_PIXELS, pixels / 1000):
+    found = []
+    for _, above, part in _parts_of(rgb):
+        kept = slice(above, above + PART_ROWS)
+        even = part[kept][(_even(part) & ~_filling(part))[kept]]
+        darkest, brightest = even.min(1), even.max(1)
+        found.append(even[(darkest >= DARKEST) & (brightest - darkest <= MOST_COLOURED)])
+    grey = np.concatenate(found)
+    if len(grey) < max(LEAST_PIXELS, rgb[..., 0].size / 1000):
         return None
-    light = grey.mean(1)
-    bright = grey[light >= np.percentile(light, 95) - GREY_LEVELS]
+    sample = grey[:: -(-len(grey) // SAMPLE)]
+    light = sample.mean(1)
+    bright = sample[light >= np.percentile(light, 95) - GREY_LEVELS]
     return np.median(bright, axis=0)
 
 
@@ -105,5 +141,7 @@ def _grown(
 def _sums(mask: np.ndarray) -> np.ndarray:
     """Return how many are True above and left of each corner, int32 [h + 1, w + 1]."""
     sums = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), np.int32)
-    np.cumsum(np.cumsum(mask, 0, dtype=np.int32), 1, out=sums[1:, 1:])
+    inner = sums[1:, 1:]
+    np.cumsum(mask, 0, dtype=np.int32, out=inner)
+    np.cumsum(inner, 1, out=inner)
     return sums
