@@ -542,3 +542,26 @@ def test_a_server_that_never_answers_does_not_hang_for_ever(groovy, connected, s
 )
 def test_progress_is_told_in_a_few_words(groovy, job, text):
     assert groovy("PathSegDiff.progressOf(job).toString()", job=JOB | job) == text
+
+
+def test_where_an_annotation_has_no_object_the_heads_of_the_others_tell_whose_values_there_are(
+    groovy,
+):
+    kinds = [{"name": name, "detections": True} for name in ("Tumor", "Stroma")]
+    heads = [{"name": name, "classes": kinds} for name in ("first", "one", "two")]
+    models = [{"heads": heads}]
+    empty = [
+        ClassArea("a", "1", "R", "r1", "one", kind, 0.0, 0.0, 0) for kind in ("Tumor", "Stroma")
+    ]
+    old = annotation_measurements(empty)["r1"]
+    code = "PathSegDiff.valuesOf(old, [], models, known as Set).collect { it[0] } as Set"
+    assert groovy(code, old=old, models=models, known=["one"]) == ["one"]
+    anew = [
+        ClassArea("a", "1", "R", "r1", "two", kind, 5.0, 4.0, 1) for kind in ("Tumor", "Stroma")
+    ]
+    code = "PathSegDiff.measured(old, rows, [], models, known as Set)"
+    rows = [vars(row) for row in anew]
+    told = groovy(code, old=old, rows=rows, models=models, known=["one"])
+    assert told == annotation_measurements([*empty, *anew])["r1"]
+    again = groovy(code, old=old, rows=rows, models=models, known=["one", "two"])
+    assert again == annotation_measurements(anew)["r1"]

@@ -430,6 +430,7 @@ class InQuPath {
             .collectEntries { [(PathSegDiff.Keys.region(it.ID.toString())): it] }
         Set present = byKey.keySet() + PathSegDiff.AUTOMATIC.collect { PathSegDiff.Keys.region(it) }
         List ours = hierarchy.detectionObjects.findAll { PathSegDiff.Keys.isOurs(it.ID) } as List
+        Set known = ours*.name as Set
         List going = ours.findAll { PathSegDiff.Keys.isReplaced(it.ID, anew.heads, anew.regions, present) }
         hierarchy.selectionModel.deselectObjects(going)
         remove(going)
@@ -440,7 +441,7 @@ class InQuPath {
         measured.each {
             String id = it.ID
             Set made = before[PathSegDiff.Keys.region(id)].collect { [it.name, it.pathClass?.toString()] } as Set
-            measure(it, PathSegDiff.measured(it.measurements, rowsById[id], made, models))
+            measure(it, PathSegDiff.measured(it.measurements, rowsById[id], made, models, known))
         }
         hierarchy.fireHierarchyChangedEvent(hierarchy)
         // Only an event that names objects becomes a step that QuPath can undo.
@@ -581,7 +582,7 @@ class InQuPath {
                 String region = annotation.ID
                 List inside = byRegion[PathSegDiff.Keys.region(region)] ?: []
                 String name = annotation.name ?: annotation.pathClass?.toString() ?: "Annotation $number"
-                measured(annotation, inside, models).collect { [image, id, name, region] + it }
+                measured(annotation, inside, models, ours*.name as Set).collect { [image, id, name, region] + it }
             }
             rows + PathSegDiff.AUTOMATIC.collectMany { region ->
                 List inside = byRegion[PathSegDiff.Keys.region(region)] ?: []
@@ -589,9 +590,9 @@ class InQuPath {
             }
         }
 
-        private static List measured(Object annotation, List inside, List models) {
+        private static List measured(Object annotation, List inside, List models, Set known) {
             Collection pairs = inside.collect { [it.name, it.pathClass?.toString()] }
-            PathSegDiff.valuesOf(annotation.measurements, pairs, models).collect { head, kind, values ->
+            PathSegDiff.valuesOf(annotation.measurements, pairs, models, known).collect { head, kind, values ->
                 Number percent = values[' %']
                 [head ?: '', kind, PathSegDiff.fixed(values[PathSegDiff.AREA] ?: 0, 3),
                  percent == null ? '' : PathSegDiff.fixed(percent, 4), pairs.count([head, kind]).toString()]

@@ -421,6 +421,8 @@ class PathSegDiff {
 
     /** What the names of our measurements of annotations begin with. */
     static final String PREFIX = 'PathSegDiff: '
+
+    private static final int MANY = 1000  // more classes than any head has
     static final String AREA = ' area \u00b5m^2'
     static final List<String> COLUMNS = ['Image', 'Entry ID', 'Region', 'Region ID', 'Head', 'Class',
                                          'Area \u00b5m^2', 'Area %', 'Objects']
@@ -462,26 +464,30 @@ class PathSegDiff {
      * heads stay, as in `run`. Measurements do not name their head unless several have such a class;
      * then it is known by its objects, or by its classes, all of which have values.
      * old: its measurements by name. rows: of this annotation. objects: pairs of head and class of
-     * the objects of ours in it, old ones. models: as the server tells of them, if it does.
+     * the objects of ours in it, old ones. models: as the server tells of them, if it does. known:
+     * heads that have objects anywhere in the image.
      */
-    static Map<String, Double> measured(Map old, List rows, Collection objects, List models) {
-        Set anew = rows*.head as Set
+    static Map<String, Double> measured(Map old, List rows, Collection objects, List models, Set known = []) {
         List shown = rows.findAll { !it.silent }
+        Map anew = rows.groupBy { it.head }.collectEntries { head, its ->
+            [head, its.findAll { !it.silent }*.class_name as Set]
+        }
         Set classes = shown*.class_name as Set
-        List kept = valuesOf(old, objects, models, anew, classes)
-            .findAll { head, kind, parts -> head ? !anew.contains(head) : !classes.contains(kind) }
+        List kept = valuesOf(old, objects, models, known, anew)
+            .findAll { head, kind, parts -> head ? !anew.containsKey(head) : !classes.contains(kind) }
         named(kept + shown.collect { [it.head, it.class_name, [(AREA): it.area_um2, ' %': it.percent]] })
     }
 
     /**
      * Return the values of ours among measurements, each as head, class, and numbers by unit. The
-     * head is null if nothing tells it. anew, classes: heads that get new values, and their classes.
+     * head is null if nothing tells it. known: heads that have objects anywhere in the image. anew:
+     * heads that get new values, each with its classes that do.
      */
-    static List valuesOf(Map old, Collection objects, List models, Set anew = [], Set classes = []) {
+    static List valuesOf(Map old, Collection objects, List models, Set known = [], Map anew = [:]) {
         Map labels = labelsOf(old)
-        Map others = others(labels.keySet(), anew, classes, objects, models)
+        Map others = others(labels.keySet(), anew, objects, headsOf(models, known), known)
         labels.collect { label, parts ->
-            String head = (others.keySet() + anew).find { label.startsWith("$it: ") }
+            String head = (others.keySet() + anew.keySet()).find { label.startsWith("$it: ") }
             String kind = head ? label.substring(head.size() + 2) : label
             [head ?: others.find { it.value.contains(kind) }?.key, kind, parts]
         }
@@ -500,28 +506,30 @@ class PathSegDiff {
     }
 
     /** Return the classes of the other heads that have values, by head. */
-    private static Map<String, Set> others(Set labels, Set anew, Set classes, Collection objects, List models) {
+    private static Map<String, Set> others(Set labels, Map anew, Collection objects, List heads, Set known) {
+        Set classes = anew.values().sum([] as Set)
         Map<String, Set> found = [:]
         objects.each { head, kind -> found.computeIfAbsent(head) { [] as Set } << kind }
         Closure valued = { head, kind -> kind in labels || "$head: $kind".toString() in labels }
         boolean first = !classes.every { kind -> labels.any { it == kind || it.endsWith(": $kind") } }
-        headsOf(models).each { head, its ->
+        heads.each { head, its ->
             boolean seen = found.containsKey(head) || labels.any { it.startsWith("$head: ") }
             // All its classes have values, and those can be neither the new heads' own nor others'.
-            boolean alike = its.every { valued(head, it) } && (first || !classes.containsAll(its)) &&
+            boolean old = head in known && !anew.keySet().any { it in known }
+            boolean alike = its.every { valued(head, it) } && (first || old || !classes.containsAll(its)) &&
                 !found.values().sum([] as Set).containsAll(its)
             if (seen || alike) {
                 found.computeIfAbsent(head) { [] as Set }.addAll(its)
             }
         }
-        found.findAll { !(it.key in anew) }
+        found.findAll { !anew.containsKey(it.key) }
     }
 
-    /** Return the heads of all models, each with the classes that it measures; those with most first. */
-    private static List headsOf(List models) {
+    /** Return all models' heads, each with the classes that it measures; the known first, then those with most. */
+    private static List headsOf(List models, Set known) {
         models.collectMany { model ->
             model.heads.collect { [it.name, it.classes.findAll { kind -> kind.detections }*.name as Set] }
-        }.toSorted { -it[1].size() }
+        }.toSorted { (it[0] in known ? 0 : MANY) - it[1].size() }
     }
 
     /** Return rows of strings as lines of aligned columns; numbers, from the fourth on, to the right. */
