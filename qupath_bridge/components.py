@@ -9,7 +9,7 @@ their first cell, so it is the same graph however high the strips are.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import sparse
@@ -22,7 +22,7 @@ from qupath_bridge.classmap import NODATA
 class CellGraph:
     """Pieces of a class map and which of them touch.
 
-    codes: uint8 [N], `NODATA` outside. sizes: int64 [N], cells. edges: int64 [E, 2], each pair of
+    codes: uint8 [N], `NODATA` outside. sizes: int64 [N], cells. edges: int [E, 2], each pair of
     touching pieces once, but pairs of which neither is small: nothing depends on them.
     """
 
@@ -97,6 +97,7 @@ class ComponentGraph:
         whole, sums = self._whole(), np.concatenate(self._sums, axis=1)
         self._parts, self._sums, self._seams = [], [], []
         graph, component = _joined(whole)
+        whole = replace(whole, edges=whole.edges[:0])
         while (given := _given_away(graph, *self._limits)) is not None:
             graph, joined = _joined(given)
             component = joined[component]
@@ -131,7 +132,7 @@ class ComponentGraph:
 def _strip_graph(codes: np.ndarray) -> tuple[CellGraph, np.ndarray, np.ndarray]:
     """Return a strip's graph, the lengths of its runs and the node of each, int32."""
     if not (codes != NODATA).any():
-        empty = CellGraph(codes.ravel()[:1], np.array([codes.size]), np.empty((0, 2), np.int64))
+        empty = CellGraph(codes[0, :1].copy(), np.array([codes.size]), np.empty((0, 2), np.int64))
         return empty, np.array([codes.size]), np.zeros(1, np.int32)
     runs, lengths = _runs(codes)
     graph, nodes = _joined(runs)
@@ -178,10 +179,16 @@ def _joined(graph: CellGraph) -> tuple[CellGraph, np.ndarray]:
     joined_count, joined = csgraph.connected_components(links, directed=False)
     codes = np.empty(joined_count, np.uint8)
     codes[joined] = graph.codes
-    pairs = np.sort(joined[graph.edges[~same]].astype(np.int64), axis=1)
-    keys = np.sort(pairs[:, 0] * joined_count + pairs[:, 1])
+    one, other = joined[first[~same]], joined[second[~same]]
+    # Edges are as many as nodes, and whole slides have millions: no copy more than needed.
+    keys = np.minimum(one, other).astype(np.int64)
+    keys *= joined_count
+    keys += np.maximum(one, other)
+    keys.sort()
     keys = keys[np.diff(keys, prepend=-1) > 0]
-    edges = np.stack(np.divmod(keys, joined_count), axis=1)
+    edges = np.empty((len(keys), 2), np.int32)
+    edges[:, 0] = keys // joined_count
+    edges[:, 1] = keys % joined_count
     return CellGraph(codes, _summed(joined, graph.sizes, joined_count), edges), joined
 
 
@@ -191,21 +198,25 @@ def _given_away(graph: CellGraph, min_object: float, min_hole: float) -> CellGra
     None once there are none left to give. Nodes given away together never touch each other: each
     is the smallest small one among its neighbours.
     """
-    source, target = np.concatenate([graph.edges, graph.edges[:, ::-1]]).T
-    outside = graph.codes[target] == NODATA
+    outside = graph.codes == NODATA
+    first, second = graph.edges.T
     at_edge = np.zeros(len(graph.codes), bool)
-    at_edge[source[outside]] = True
-    source, target = source[~outside], target[~outside]
-    degree = np.bincount(source, minlength=len(graph.codes))
+    at_edge[first[outside[second]]] = at_edge[second[outside[first]]] = True
+    inner = ~(outside[first] | outside[second])
+    one, other = first[inner], second[inner]
+    ways = (one, other), (other, one)
+    degree = sum(np.bincount(source, minlength=len(graph.codes)) for source, _ in ways)
     is_hole = (degree == 1) & ~at_edge & (graph.sizes < min_hole)
-    small = (graph.codes != NODATA) & (degree > 0) & ((graph.sizes < min_object) | is_hole)
+    small = ~outside & (degree > 0) & ((graph.sizes < min_object) | is_hole)
     if not small.any():
         return None
+    del degree
     order, rank = _ranks(graph.sizes)
-    smallest, largest = np.full(len(rank), len(rank)), np.full(len(rank), -1)
-    among_small = small[target]
-    np.minimum.at(smallest, source[among_small], rank[target[among_small]])
-    np.maximum.at(largest, source, rank[target])
+    smallest, largest = np.full_like(rank, len(rank)), np.full_like(rank, -1)
+    for source, target in ways:
+        among_small = small[target]
+        np.minimum.at(smallest, source[among_small], rank[target[among_small]])
+        np.maximum.at(largest, source, rank[target])
     now = small & (rank < smallest)
     codes = graph.codes.copy()
     codes[now] = graph.codes[order[largest[now]]]
@@ -219,7 +230,7 @@ def _ranks(sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     would be given away one at a time.
     """
     shuffled = np.arange(len(sizes), dtype=np.uint64) * 0x9E3779B97F4A7C15
-    order = np.lexsort((shuffled, sizes))
-    rank = np.empty_like(order)
-    rank[order] = np.arange(len(order))
+    order = np.lexsort((shuffled, sizes)).astype(np.int32)
+    rank = np.empty(len(order), np.int32)
+    rank[order] = np.arange(len(order), dtype=np.int32)
     return order, rank

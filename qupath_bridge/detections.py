@@ -20,9 +20,11 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from uuid import UUID
 
+import numpy as np
 from shapely.geometry import Polygon
 
 ID_PREFIX = "70736466"  # "psdf"
+IDS_AT_ONCE = 2**12
 SUGGESTION_PREFIX = "70736473"  # "psds"
 
 
@@ -58,6 +60,41 @@ def detection_id(head: str, region_id: str, contents: bytes) -> str:
         | _bits(contents, 50)
     )
     return str(UUID(int=value))
+
+
+class TakenIds:
+    """The ids given out, in 8 bytes each: sorted runs of their lowest 64 bits.
+
+    Two ids of one head alike differ there.
+    """
+
+    def __init__(self) -> None:
+        self._new: set[int] = set()
+        self._runs: list[np.ndarray] = []  # each at least twice as long as the next
+
+    def __contains__(self, object_id: str) -> bool:
+        key = _low_bits(object_id)
+        return key in self._new or any(_holds(run, key) for run in self._runs)
+
+    def add(self, object_id: str) -> None:
+        """Take an id."""
+        self._new.add(_low_bits(object_id))
+        if len(self._new) < IDS_AT_ONCE:
+            return
+        run = np.sort(np.array(list(self._new), np.uint64))
+        while self._runs and len(self._runs[-1]) < 2 * len(run):
+            run = np.sort(np.concatenate([self._runs.pop(), run]))
+        self._runs.append(run)
+        self._new = set()
+
+
+def _holds(run: np.ndarray, key: int) -> bool:
+    place = int(np.searchsorted(run, np.uint64(key)))
+    return place < len(run) and int(run[place]) == key
+
+
+def _low_bits(object_id: str) -> int:
+    return UUID(object_id).int & (2**64 - 1)
 
 
 def is_ours(object_id: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -19,8 +20,8 @@ class Fuser:
     """Blends the tiles of one region, row of tiles by row of tiles, into bands of a class map.
 
     Scores are held for one row of tiles only, and only around its tiles; the rows of the map that
-    no later tile can touch only until they are taken. Within a row tiles may come in any order:
-    they are summed from left to right, so the same tiles give the same map, bit for bit.
+    no later tile can touch only until they are taken. Tiles come sorted by y, then x, and are
+    summed in that order: the same tiles give the same map, bit for bit.
 
     begin_y_m: top of the tile row at which a part of the map begins: the rows of cells above
     `begin_y_m + margin_m` are in no band. The part is that of the whole map, bit for bit, where
@@ -46,9 +47,9 @@ class Fuser:
         self._blocks: dict[int, BlendedBlock] = {}  # by their place from the left
         self._top: int | None = None  # row of the map where the held scores begin
         self._y_m: int | None = None
-        self._row: dict[int, np.ndarray] = {}
-        self._spare: list[np.ndarray] = []  # used again: fresh memory costs more than the product
-        self._blank_row: set[int] = set()
+        self._x_m: float = -math.inf
+        # Used again and again: fresh memory costs more than the product.
+        self._weighted = np.empty((class_count, *self._window.shape), np.float32)
         self._bands: list[ClassMap] = []
         self._least_y_m: int | None = None  # tiles above it come too late
         # Rows of the map that are in bands, taken or not, or above the part.
@@ -58,18 +59,20 @@ class Fuser:
         """Take in one tile's class probabilities, float32 [K, h, w] over its cells.
 
         Raises:
-            TilingError: the tile belongs to an earlier row, or its scores have another shape.
+            TilingError: the tile comes too late, or its scores have another shape.
         """
         expected = (self._class_count, self._plan.tile_cells, self._plan.tile_cells)
         if probabilities.shape != expected:
             raise TilingError(
                 f"the scores of a tile have shape {probabilities.shape}, expected {expected}"
             )
+        if tile.y_m == self._y_m and tile.x_m <= self._x_m:
+            raise TilingError(f"tile {tuple(tile)} came after x {self._x_m}; sort tiles by y, x")
         self._go_to_row(tile)
-        shape = (self._class_count, *self._window.shape)
-        weighted = self._spare.pop() if self._spare else np.empty(shape, np.float32)
-        np.multiply(self._window, probabilities[:, self._inside, self._inside], out=weighted)
-        self._row[tile.x_m] = weighted
+        self._x_m = tile.x_m
+        np.multiply(self._window, probabilities[:, self._inside, self._inside], out=self._weighted)
+        for block, held, part in self._touched(tile.x_m):
+            block.add(held.start, held.stop, self._weighted[:, :, part], self._window[:, part])
 
     def add_blank(self, tile: Tile) -> None:
         """Take in a tile of bare glass, which was not computed.
@@ -82,12 +85,11 @@ class Fuser:
         """
         self._go_to_row(tile)
         if self._blank_code != NODATA:
-            self._blank_row.add(tile.x_m)
+            for block, held, _ in self._touched(tile.x_m):
+                block.add_blank(held.start, held.stop)
 
     def finish_before(self, y_m: int) -> None:
         """Finish the rows of cells above `y_m + margin_m`; tiles above `y_m` must not follow."""
-        if self._y_m is not None and self._y_m < y_m:
-            self._finish_row()
         self._emit_to(self._cells_from(y_m, self.frame.y_m))
         self._skip_to(self._row_of(y_m))
         self._least_y_m = max(y_m, self._least_y_m or y_m)
@@ -99,7 +101,6 @@ class Fuser:
 
     def last_bands(self) -> list[ClassMap]:
         """Return the bands not taken yet, to the map's last row; no more tiles may follow."""
-        self._finish_row()
         if self._top is not None:
             self._emit_to(self._top + len(self._window))
         self._skip_to(self.frame.height)
@@ -114,24 +115,10 @@ class Fuser:
         if rows and tile.y_m < max(rows):
             raise TilingError(f"tile {tuple(tile)} came after row {max(rows)}; sort tiles by y")
         if tile.y_m != self._y_m:
-            self._finish_row()
-            self._y_m = tile.y_m
-
-    def _finish_row(self) -> None:
-        if self._y_m is None or not (self._row or self._blank_row):
-            return
-        top = self._cells_from(self._y_m, self.frame.y_m)
-        self._emit_to(top)
-        self._top = top
-        for x_m in sorted(self._row):
-            weighted = self._row.pop(x_m)
-            self._spare.append(weighted)
-            for block, held, part in self._touched(x_m):
-                block.add(held.start, held.stop, weighted[:, :, part], self._window[:, part])
-        for x_m in self._blank_row:
-            for block, held, _ in self._touched(x_m):
-                block.add_blank(held.start, held.stop)
-        self._blank_row.clear()
+            self._y_m, self._x_m = tile.y_m, -math.inf
+            top = self._cells_from(tile.y_m, self.frame.y_m)
+            self._emit_to(top)
+            self._top = top
 
     def _touched(self, x_m: int) -> Iterator[tuple[BlendedBlock, slice, slice]]:
         """Yield the blocks that a tile's inside lies in, its columns there and its own columns."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from shapely.geometry.base import BaseGeometry
@@ -10,7 +10,7 @@ from shapely.geometry.base import BaseGeometry
 from model import HeadClass
 from qupath_bridge.classmap import ClassMap, MapFrame
 from qupath_bridge.glands import GlandBands, GlandClasses, has_borders
-from qupath_bridge.polygons import PolygonSettings, TracedObject, Tracer, in_order
+from qupath_bridge.polygons import PolygonSettings, TracedObject, Tracer
 
 
 class HeadTracer:
@@ -44,15 +44,18 @@ class HeadTracer:
             for finished in (band,) if self._glands is None else self._glands.add(band):
                 self._tracer.add(finished)
 
-    def objects(self) -> list[TracedObject]:
-        """Return the objects, once, by class and place; all bands must be there.
+    def objects(self) -> Iterator[TracedObject]:
+        """Yield the objects, once, from the top as they are complete; all bands must be there.
+
+        They always come in the same order.
 
         Raises:
             TilingError: too many glands touch one another.
         """
         if self._glands is None:
-            return in_order(self._tracer.objects())
+            yield from self._tracer.objects()
+            return
         for band in self._glands.last():
             self._tracer.add(band)
-        found = in_order(self._tracer.objects())
-        return [replace(o, code=self._class_of(o.code)) for o in found]
+        for found in self._tracer.objects():
+            yield replace(found, code=self._class_of(found.code))

@@ -6,6 +6,7 @@ import csv
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ import numpy as np
 import shapely
 
 from model import HeadClass
-from qupath_bridge.detections import Detection, detection_id
+from qupath_bridge.detections import Detection, TakenIds, detection_id
 from qupath_bridge.disk import replacing
 from qupath_bridge.errors import ProjectError
 from qupath_bridge.geometry import Mpp, Region, Scale
@@ -22,6 +23,7 @@ from qupath_bridge.project.base import ProjectImage
 if TYPE_CHECKING:
     from qupath_bridge.polygons import TracedObject
 
+OBJECTS_AT_ONCE = 1000
 GRID_L0 = 0.01  # QuPath rounds coordinates to this
 MEASUREMENT_PREFIX = "PathSegDiff: "
 COLUMNS = (
@@ -64,23 +66,22 @@ def make_detections(
     head: str,
     region: Region,
     classes: Sequence[HeadClass],
-) -> list[Detection]:
-    """Return traced objects of all classes in level-0 pixels, outlines as QuPath would keep them.
+) -> Iterator[Detection]:
+    """Yield traced objects of all classes in level-0 pixels, outlines as QuPath would keep them.
 
     Points are on a grid of 0.01 px, outer rings run as RFC 7946 has it (counter-clockwise with y
     up), and areas are those of the rounded outlines. An object that hangs together by less than
     the grid becomes several, one narrower than the grid none. `ShownDetections` are those to show.
+    Their ids are unique among those of one call.
     """
-    objects = list(traced)
-    outlines = np.array([scale.to_l0(o.outline_m) for o in objects], dtype=object)
-    outlines, owner = _on_grid(outlines)
-    described = zip(outlines, shapely.to_wkb(outlines), shapely.area(outlines), owner, strict=True)
-    ids: set[str] = set()
-    detections = []
-    for outline, wkb, area, index in described:
-        kind = classes[objects[index].code]
-        detections.append(
-            Detection(
+    ids, coming = TakenIds(), iter(traced)
+    while objects := list(islice(coming, OBJECTS_AT_ONCE)):
+        outlines = np.array([scale.to_l0(o.outline_m) for o in objects], dtype=object)
+        outlines, owner = _on_grid(outlines)
+        described = (outlines, shapely.to_wkb(outlines), shapely.area(outlines), owner)
+        for outline, wkb, area, index in zip(*described, strict=True):
+            kind = classes[objects[index].code]
+            yield Detection(
                 id=_new_id(ids, head, region.id, kind.name.encode() + b"\0" + wkb),
                 head=head,
                 region_id=region.id,
@@ -91,8 +92,6 @@ def make_detections(
                 mean_probability=round(objects[index].probability, 6),
                 mean_entropy=round(objects[index].entropy, 6),
             )
-        )
-    return detections
 
 
 @dataclass(frozen=True)
@@ -128,7 +127,7 @@ def _on_grid(outlines: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return shapely.orient_polygons(parts[has_area]), owner[has_area]
 
 
-def _new_id(taken: set[str], head: str, region_id: str, contents: bytes) -> str:
+def _new_id(taken: TakenIds, head: str, region_id: str, contents: bytes) -> str:
     """Return an id that is not among those taken, and add it to them."""
     while (new := detection_id(head, region_id, contents)) in taken:
         contents += b"+"

@@ -11,13 +11,13 @@ from shapely.geometry import Polygon
 from shapely.geometry.base import BaseGeometry
 
 from qupath_bridge.classmap import ClassMap, MapFrame
+from qupath_bridge.clipping import clipped
 from qupath_bridge.components import ComponentGraph
-from qupath_bridge.errors import SettingsError
+from qupath_bridge.errors import SettingsError, TilingError
 from qupath_bridge.outlines import Outlined, outlined
+from qupath_bridge.packed import PackedStrips, packed
 from qupath_bridge.rim import id_strips
-from qupath_bridge.strips import QUANTUM, PackedStrip, StripBuffer, framed, packed, strip_rows
-
-SLIVER = 1e-5  # of the region's area
+from qupath_bridge.strips import QUANTUM, StripBuffer, framed, strip_rows
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,9 @@ class TracedObject:
 class Tracer:
     """Traces the objects of a region from the bands of its class map, from the top.
 
-    What it holds is packed runs of cells until all bands are there, then the outlines that are not
-    complete. It works in strips of its own, so the bands may have any height.
+    What it holds is the graph of components and packed runs of cells, on disk once they are many,
+    until all bands are there; then the outlines that are not complete. It works in strips of its
+    own, so the bands may have any height.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class Tracer:
         self._graph = ComponentGraph(
             settings.min_object_um2 / cell_um**2, settings.min_hole_um2 / cell_um**2
         )
-        self._strips: list[PackedStrip] = []
+        self._strips = PackedStrips()
 
     def add(self, band: ClassMap) -> None:
         """Take in the next rows of the map."""
@@ -83,10 +84,20 @@ class Tracer:
             self._strips.append(packed(strip, self._outline_m, self._frame, self._graph))
 
     def objects(self) -> Iterator[TracedObject]:
-        """Yield the objects, once, from the top, as they are complete; all bands must be there."""
+        """Yield the objects, once, from the top, as they are complete; always in one order.
+
+        Raises:
+            TilingError: bands are missing.
+        """
+        if self._strips.rows != self._frame.height:
+            raise TilingError(
+                f"{self._strips.rows} of the map's {self._frame.height} rows came; trace all bands"
+            )
+        return self._objects()
+
+    def _objects(self) -> Iterator[TracedObject]:
         absorbed = self._graph.absorbed()
-        coming = (self._strips.pop(0) for _ in range(len(self._strips)))
-        strips = id_strips(coming, self._frame.width, absorbed)
+        strips = id_strips(self._strips.taken(), self._frame.width, absorbed)
         for found in outlined(strips, absorbed, self._tolerance_cells):
             yield from self._clipped(found)
 
@@ -94,7 +105,7 @@ class Tracer:
         cell_m = self._frame.cell_m
         corner_m = np.array([self._frame.x_m, self._frame.y_m])
         polygons = shapely.transform(found.polygons, lambda xy: xy * cell_m + corner_m)
-        parts, owner = _clipped(polygons, self._outline_m, min_area=cell_m**2)
+        parts, owner = clipped(polygons, self._outline_m, min_area=cell_m**2)
         codes, means = found.codes[owner].tolist(), (found.means.T[owner] * QUANTUM).tolist()
         for code, part, (probability, entropy) in zip(codes, parts, means, strict=True):
             yield TracedObject(code, part, probability, entropy)
@@ -124,25 +135,6 @@ def trace_bands(
     for band in bands:
         tracer.add(band)
     return in_order(tracer.objects())
-
-
-def _clipped(
-    polygons: np.ndarray, outline_m: BaseGeometry, min_area: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the connected parts of polygons in an outline, and the index of each one's polygon.
-
-    Cut-off parts below `min_area`, or below `SLIVER` of the region if that is less, are left out.
-    """
-    shapely.prepare(outline_m)
-    inside = shapely.contains_properly(outline_m, polygons)
-    crossing = np.flatnonzero(~inside)
-    cut = shapely.intersection(polygons[crossing], outline_m)
-    parts, index = shapely.get_parts(cut, return_index=True)
-    kept = shapely.area(parts) > min(min_area, SLIVER * outline_m.area)
-    return (
-        np.concatenate([polygons[inside], parts[kept]]),
-        np.concatenate([np.flatnonzero(inside), crossing[index[kept]]]),
-    )
 
 
 def in_order(objects: Iterable[TracedObject]) -> list[TracedObject]:

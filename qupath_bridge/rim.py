@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from qupath_bridge.components import Absorbed
-from qupath_bridge.strips import REACH, PackedStrip
+from qupath_bridge.packed import PackedStrip
+from qupath_bridge.strips import REACH
 
 OUTSIDE = -1
 

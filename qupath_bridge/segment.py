@@ -24,14 +24,14 @@ from qupath_bridge.tiles import Tile, TilePlan
 if TYPE_CHECKING:
     from model.segmenter import Segmenter
 
-Load = Callable[[Path, Sequence[str] | None, str], "Segmenter"]
+Load = Callable[[Path, Sequence[str] | None, str, str], "Segmenter"]
 
 
 @dataclass
 class Engine:
     """A model and how it is applied; the model is loaded when the first tile needs it.
 
-    load: what loads it, of its folder, heads and device.
+    load: what loads it, of its folder, heads, device and precision.
     """
 
     folder: Path
@@ -42,7 +42,8 @@ class Engine:
 
     @cached_property
     def model(self) -> Segmenter:
-        return self.load(self.folder, self.heads, self.settings.device)
+        chosen = self.settings
+        return self.load(self.folder, self.heads, chosen.device, chosen.precision)
 
     @property
     def classes(self) -> dict[str, tuple[HeadClass, ...]]:

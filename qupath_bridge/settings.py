@@ -27,8 +27,9 @@ class RunSettings:
     images: globs of image names. regions: see REGION_MODES. mpp: um per pixel, for images of
     which the project knows none. overlap: share of a patch that its neighbour covers too.
     min_object_um2, min_hole_um2: smaller ones are merged into what surrounds them.
-    simplify_um: how far outlines may move. batch_size: patches per pass; 0 chooses. scheduler: of
-    the Dask cluster that computes, see SCHEDULERS; "" computes here.
+    simplify_um: how far outlines may move. batch_size: patches per pass; 0 chooses.
+    precision: float32, or bf16, which a GPU that knows it takes by itself.
+    scheduler: of the Dask cluster that computes, see SCHEDULERS; "" computes here.
     """
 
     images: tuple[str, ...] = ()
@@ -37,6 +38,7 @@ class RunSettings:
     model: str = "default"
     heads: tuple[str, ...] = ()
     device: str = "auto"
+    precision: str = "auto"
     mpp: float | None = None
     batch_size: int = 0
     backend: str = "auto"

@@ -3,6 +3,7 @@
 <project folder>/pathsegdiff/
     class_areas.tsv              all images
     run.json                     the last run: settings, model card, versions, outcomes
+    run.lock, run.lock.json      locked while a run writes, and by whom; see `project_lock`
     <entry id>/detections.geojson
     <entry id>/result.json       class areas, and what they were made from
     <entry id>/regions.geojson   written by QuPath, read by us

@@ -1,4 +1,4 @@
-"""Bands of a class map, of any height -> strips of one height, restricted to a region, packed.
+"""Bands of a class map, of any height -> strips of one height; which cells of them a region has.
 
 A strip's height follows from the map's width alone, so what is done strip by strip does not depend
 on how the map comes.
@@ -6,7 +6,6 @@ on how the map comes.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -16,10 +15,10 @@ import rasterio.features
 from shapely.geometry.base import BaseGeometry
 
 from qupath_bridge.classmap import NODATA, ClassMap, MapFrame
-from qupath_bridge.components import ComponentGraph, Runs
+from qupath_bridge.clipping import near_rows
 
 REACH = 4  # steps over cell sides from a cell in the region to the farthest that must have a class
-STRIP_CELLS = 2**23
+STRIP_CELLS = 2**21
 QUANTUM = 2.0**-20  # of probability and entropy: whole numbers add up alike in any order
 
 
@@ -92,50 +91,11 @@ class StripBuffer:
         """Begin the next strip; return whether there is one."""
         top = self._strip.top + len(self._strip.codes)
         rows = min(self._rows, self._frame.height - top)
-        if rows:
-            self._strip = Strip.empty(top, rows, self._frame.width)
+        self._strip = Strip.empty(top, rows, self._frame.width)
         return rows > 0
 
 
-@dataclass(frozen=True)
-class PackedStrip:
-    """What is kept of a strip until small components are known: its runs, and its rim.
-
-    The rim are cells without a class that get one because the region touches them or nearly so.
-    """
-
-    rows: int
-    lengths: bytes
-    nodes: bytes
-    rim: bytes
-
-    @property
-    def runs(self) -> Runs:
-        """Return the strip's runs."""
-        return Runs(_unpacked(self.lengths, np.int32), _unpacked(self.nodes, np.int32))
-
-    def rim_cells(self, width: int) -> np.ndarray:
-        """Return which cells are rim, bool [h, W]."""
-        bits = np.unpackbits(_unpacked(self.rim, np.uint8), count=self.rows * width)
-        return bits.reshape(self.rows, width).view(bool)
-
-
-def packed(
-    strip: Strip, outline_m: BaseGeometry, frame: MapFrame, graph: ComponentGraph
-) -> PackedStrip:
-    """Return a strip of a framed map, cells outside of the region left out, added to the graph."""
-    known, wanted = _region_cells(outline_m, frame, strip.top, len(strip.codes))
-    strip.codes[~known] = NODATA
-    runs = graph.add(strip.codes, strip.measured)
-    rim = wanted & (strip.codes == NODATA)
-    rim[:, [0, -1]] = False
-    rows = np.arange(strip.top, strip.top + len(rim))
-    rim[(rows == 0) | (rows == frame.height - 1)] = False
-    rim = np.packbits(rim)
-    return PackedStrip(len(strip.codes), *(map(_packed, (runs.lengths, runs.nodes, rim))))
-
-
-def _region_cells(
+def region_cells(
     outline_m: BaseGeometry, frame: MapFrame, top: int, rows: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return which cells of a strip have a say, and which need a class, bool [h, W] each.
@@ -143,8 +103,10 @@ def _region_cells(
     Those with their middle in the region, and where the region is too thin to have such, those
     it touches. A class is needed by all that it touches and those beside them.
     """
-    middle_in = _burnt(outline_m, frame, top - 2, rows + 4, all_touched=False)
-    touched = middle_in | _burnt(outline_m, frame, top - 2, rows + 4, all_touched=True)
+    y0, y1 = (frame.y_m + (row * frame.cell_m) for row in (top - 3, top + rows + 3))
+    near_m = near_rows(outline_m, y0, y1)
+    middle_in = _burnt(near_m, frame, top - 2, rows + 4, all_touched=False)
+    touched = middle_in | _burnt(near_m, frame, top - 2, rows + 4, all_touched=True)
     apart = touched & ~_grown(middle_in)
     return (middle_in | apart)[2:-2], _grown(touched)[2:-2]
 
@@ -164,6 +126,8 @@ def _burnt(
     outline_m: BaseGeometry, frame: MapFrame, top: int, rows: int, all_touched: bool
 ) -> np.ndarray:
     """Return which cells have their middle in an outline, or touch it, bool [h, W]."""
+    if outline_m.is_empty:
+        return np.zeros((rows, frame.width), bool)
     cell = frame.cell_m
     burnt = rasterio.features.rasterize(
         [outline_m],
@@ -173,11 +137,3 @@ def _burnt(
         dtype=np.uint8,
     )
     return burnt.view(bool)
-
-
-def _packed(values: np.ndarray) -> bytes:
-    return zlib.compress(values.tobytes(), level=1)
-
-
-def _unpacked(values: bytes, dtype: type) -> np.ndarray:
-    return np.frombuffer(zlib.decompress(values), dtype)

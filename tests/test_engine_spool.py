@@ -12,32 +12,18 @@ import pytest
 import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shapely.geometry import Point, Polygon, box
+from objects import detection
+from shapely.geometry import Point, Polygon
 
-from qupath_bridge.detections import Detection, detection_id
+from qupath_bridge.detections import Detection
 from qupath_bridge.engine.spool import ObjectSpool
 from qupath_bridge.errors import ProjectError
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 
 
-def detection(name: str = "Tumor", outline: Polygon | None = None, region_id="r") -> Detection:
-    outline = outline or box(0.25, 0.5, 9.01, 7.07)
-    return Detection(
-        id=detection_id("tissue", region_id, name.encode() + outline.wkb),
-        head="tissue",
-        region_id=region_id,
-        class_name=name,
-        color=(200, 0, 0),
-        outline_l0=outline,
-        area_um2=outline.area * 0.2521 * 0.2533,
-        mean_probability=0.871234,
-        mean_entropy=0.312345,
-    )
-
-
 def named(count: int, prefix: str = "") -> list[Detection]:
-    return [detection(f"{prefix}{i}") for i in range(count)]
+    return [detection(name=f"{prefix}{i}") for i in range(count)]
 
 
 def discs(count: int) -> Iterator[Detection]:
@@ -75,7 +61,7 @@ def test_an_object_comes_back_to_the_last_bit(tmp_path_factory, points, values, 
     spool = ObjectSpool(tmp_path_factory.mktemp("spool"))
     area, probability, entropy = values
     made = replace(
-        detection(name, Polygon(points, [points])),
+        detection(Polygon(points, [points]), name),
         area_um2=area,
         mean_probability=probability,
         mean_entropy=entropy,

@@ -13,9 +13,10 @@ import pytest
 import shapely
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from objects import detection
 from shapely.geometry import Point, Polygon, box
 
-from qupath_bridge.detections import Detection, detection_id
+from qupath_bridge.detections import Detection
 from qupath_bridge.errors import ProjectError
 from qupath_bridge.featurecollection import (
     END,
@@ -24,22 +25,6 @@ from qupath_bridge.featurecollection import (
     read_detections,
     write_detections,
 )
-
-HOLED = box(10.25, 20.5, 90.01, 70.07).difference(box(30, 30, 40.4, 40.6))
-
-
-def detection(outline: Polygon = HOLED, name: str = "Tumor", region_id: str = "r-1") -> Detection:
-    return Detection(
-        id=detection_id("tissue", region_id, name.encode() + outline.wkb),
-        head="tissue",
-        region_id=region_id,
-        class_name=name,
-        color=(200, 0, 0),
-        outline_l0=outline,
-        area_um2=outline.area * 0.2521 * 0.2533,
-        mean_probability=0.871234,
-        mean_entropy=0.312345,
-    )
 
 
 def many(count: int) -> Iterator[Detection]:

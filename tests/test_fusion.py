@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import tracemalloc
 from collections.abc import Callable
 from itertools import pairwise
@@ -123,16 +122,15 @@ def test_seams_are_invisible_for_a_translation_equivariant_function(filter_of):
     )
 
 
-def test_tiles_of_a_row_may_come_in_any_order():
-    noise = {tile: random_scores(tile) for tile in tiles_of(RING, PLAN)}
-    in_order = fuse(RING, PLAN, noise.__getitem__)
-    shuffled = list(noise)
-    random.Random(3).shuffle(shuffled)
-    shuffled.sort(key=lambda tile: tile.y_m)
-    fuser = Fuser(PLAN, RING, 3)
-    for tile in shuffled:
-        fuser.add(tile, noise[tile])
-    assert_same_bits(fuser.class_map(), in_order)
+def test_tiles_of_a_row_come_from_left_to_right():
+    fuser = Fuser(PLAN, box(0, 0, 300, 300), 3)
+    scores = np.full((3, PLAN.tile_cells, PLAN.tile_cells), 1 / 3, np.float32)
+    fuser.add(Tile(32, 0), scores)
+    for x_m in (0, 32):
+        with pytest.raises(TilingError, match="sort tiles"):
+            fuser.add(Tile(x_m, 0), scores)
+    fuser.add(Tile(64, 0), scores)
+    fuser.add(Tile(0, 32), scores)
 
 
 def test_a_buffer_may_be_used_again_after_it_was_added():
@@ -310,7 +308,6 @@ def test_scores_of_islands_far_apart_cost_the_islands_alone():
     for x_m in (0, 3_900_000):
         fuser.add(Tile(x_m, 0), random_scores(Tile(x_m, 0)))
     fuser.add_blank(Tile(2_000_000, 0))
-    fuser.add(Tile(0, 32), random_scores(Tile(0, 32)))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert fuser.frame.width == 2_000_004

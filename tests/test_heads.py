@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from qupath_bridge.classmap import stacked
 from qupath_bridge.fusion import Fuser
 from qupath_bridge.glands import GlandBands, GlandClasses
 from qupath_bridge.heads import HeadTracer
-from qupath_bridge.polygons import PolygonSettings, TracedObject, trace
+from qupath_bridge.polygons import PolygonSettings, TracedObject, in_order, trace
 from qupath_bridge.tiles import Tile, TilePlan, tiles_of
 
 MPP = 0.5
@@ -49,27 +50,37 @@ def whole_map(outline: BaseGeometry):
     return fuser.class_map()
 
 
-def traced_by_head(outline: BaseGeometry, classes: tuple[HeadClass, ...]) -> list[TracedObject]:
-    tracer = HeadTracer(PLAN, outline, classes, MPP, SETTINGS)
+def tracer_fed(outline: BaseGeometry, classes: tuple[HeadClass, ...]) -> HeadTracer:
+    """Return a tracer that has taken in all bands, as they were finished."""
+    fuser = Fuser(PLAN, outline, 3)
+    tracer = HeadTracer(fuser.frame, outline, classes, MPP, SETTINGS)
     for tile in tiles_of(outline, PLAN):
-        tracer.add(tile, waves(tile))
-    return tracer.objects()
+        fuser.add(tile, waves(tile))
+        tracer.take(fuser.bands())
+    tracer.take(fuser.last_bands())
+    return tracer
+
+
+def traced_by_head(outline: BaseGeometry, classes: tuple[HeadClass, ...]) -> list[TracedObject]:
+    return list(tracer_fed(outline, classes).objects())
 
 
 @pytest.mark.parametrize("outline", [RING, box(0.5, 3.2, 400, 210), box(33.3, 41.7, 34.1, 300.2)])
 def test_a_head_gives_the_objects_of_its_whole_map(outline):
     expected = trace(whole_map(outline), outline, MPP, SETTINGS)
     assert expected
-    assert described(traced_by_head(outline, CLASSES)) == described(expected)
+    found = traced_by_head(outline, CLASSES)
+    assert described(in_order(found)) == described(expected)
+    assert described(traced_by_head(outline, CLASSES)) == described(found)
 
 
 def test_a_head_with_borders_gives_whole_glands():
     bands = GlandBands(GLANDS, MPP * 2, SETTINGS.min_object_um2)
     glands = stacked([*bands.add(whole_map(RING)), *bands.last()])
-    expected, class_of = trace(glands, RING, MPP, SETTINGS), GlandClasses.of(GLANDS).class_of
-    found = traced_by_head(RING, GLANDS)
-    assert [o.outline_m.wkb for o in found] == [o.outline_m.wkb for o in expected]
-    assert [o.code for o in found] == [class_of(o.code) for o in expected]
+    class_of = GlandClasses.of(GLANDS).class_of
+    expected = [replace(o, code=class_of(o.code)) for o in trace(glands, RING, MPP, SETTINGS)]
+    found = in_order(traced_by_head(RING, GLANDS))
+    assert described(found) == described(in_order(expected))
     assert {o.code for o in found} == {0, 1}
 
 
@@ -78,11 +89,8 @@ def test_what_is_held_until_the_last_tile_is_far_less_than_the_map(monkeypatch):
 
     def peak(height: int) -> int:
         outline = box(0, 0, 380, height)
-        tiles = tiles_of(outline, PLAN)
         tracemalloc.start()
-        tracer = HeadTracer(PLAN, outline, CLASSES, MPP, SETTINGS)
-        for tile in tiles:
-            tracer.add(tile, waves(tile))
+        tracer_fed(outline, CLASSES)
         held = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return held

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,7 +60,8 @@ def traced(region: Region, seed: int = 0) -> list[TracedObject]:
 
 
 def detections_in(region: Region, seed: int = 0) -> list[Detection]:
-    return make_detections(traced(region, seed), SCALE, MPP, "tissue", region, CLASSES["tissue"])
+    made = make_detections(traced(region, seed), SCALE, MPP, "tissue", region, CLASSES["tissue"])
+    return list(made)
 
 
 DISC = region_of(Point(1120, 3120).buffer(100))
@@ -107,7 +109,7 @@ def test_the_same_objects_have_the_same_ids_again():
 
 def test_even_equal_objects_have_ids_of_their_own():
     same = TracedObject(1, box(0, 0, 5, 5), 0.5, 0.4)
-    made = make_detections([same, same], SCALE, MPP, "tissue", DISC, CLASSES["tissue"])
+    made = list(make_detections([same, same], SCALE, MPP, "tissue", DISC, CLASSES["tissue"]))
     assert made[0].id != made[1].id
 
 
@@ -116,25 +118,36 @@ def test_an_object_that_hangs_together_by_less_than_the_grid_becomes_two():
     hair = box(20, 0, 30, 1e-4)
     pinhole = box(0, 20, 10, 30).difference(box(4, 24, 4.0001, 24.0001))
     objects = [TracedObject(1, outline, 0.5, 0.4) for outline in (bow_tie, hair, pinhole)]
-    made = make_detections(objects, Scale(1, 1), Mpp(1, 1), "tissue", DISC, CLASSES["tissue"])
+    made = list(make_detections(objects, Scale(1, 1), Mpp(1, 1), "tissue", DISC, CLASSES["tissue"]))
     assert [d.outline_l0.is_valid for d in made] == [True] * 3
     assert [d.outline_l0.area for d in made] == pytest.approx([25, 25, 100], abs=0.1)
     assert len(made[2].outline_l0.interiors) == 0
 
 
+def test_objects_are_taken_as_they_are_wanted_and_equal_ones_are_told_apart_for_long():
+    same, taken = TracedObject(1, box(0, 0, 5, 5), 0.5, 0.4), []
+
+    def coming() -> Iterator[TracedObject]:
+        for number in range(9000):
+            taken.append(number)
+            yield (
+                same if number % 4500 == 0 else TracedObject(1, box(number, 0, number + 5, 5), 0, 0)
+            )
+
+    made = make_detections(coming(), SCALE, MPP, "tissue", DISC, CLASSES["tissue"])
+    first = next(made)
+    assert len(taken) <= 1000
+    ids = [first.id, *(d.id for d in made)]
+    assert len(set(ids)) == len(ids) == 9000
+
+
 def test_no_objects_make_no_detections():
-    assert make_detections([], SCALE, MPP, "tissue", DISC, CLASSES["tissue"]) == []
+    assert not list(make_detections([], SCALE, MPP, "tissue", DISC, CLASSES["tissue"]))
 
 
 def test_a_detection_carries_its_class_probability_and_entropy():
-    made = make_detections(
-        [TracedObject(2, box(0, 0, 5, 5), 0.12345678, 0.87654321)],
-        SCALE,
-        MPP,
-        "tissue",
-        DISC,
-        CLASSES["tissue"],
-    )
+    found = TracedObject(2, box(0, 0, 5, 5), 0.12345678, 0.87654321)
+    made = list(make_detections([found], SCALE, MPP, "tissue", DISC, CLASSES["tissue"]))
     assert (made[0].class_name, made[0].color) == ("Stroma", (150, 200, 150))
     assert (made[0].head, made[0].region_id) == ("tissue", "r-1")
     assert (made[0].mean_probability, made[0].mean_entropy) == (0.123457, 0.876543)

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from shapely.geometry import LineString, Point, Polygon, box
 
-from qupath_bridge import strips
+from qupath_bridge import packed, strips
 from qupath_bridge.classmap import NODATA, ClassMap
-from qupath_bridge.errors import SettingsError
+from qupath_bridge.errors import SettingsError, TilingError
 from qupath_bridge.polygons import PolygonSettings, TracedObject, Tracer, trace, trace_bands
 
 MPP = 0.5
@@ -342,3 +342,19 @@ def test_objects_come_as_soon_as_they_are_complete(monkeypatch):
     tops = [found.outline_m.bounds[1] for found in tracer.objects()]
     assert tops == sorted(tops)
     assert len(tops) == 12
+
+
+def test_a_map_of_which_bands_are_missing_is_refused():
+    class_map = class_map_of(blobs(2, 4))
+    tracer = Tracer(class_map.frame, REGIONS["disc"], MPP, EVERYTHING)
+    tracer.add(class_map.rows(0, SIDE - 1))
+    with pytest.raises(TilingError, match="rows"):
+        tracer.objects()
+
+
+def test_strips_kept_on_disk_give_the_very_same_objects(monkeypatch):
+    class_map = measured_map(1, 3)
+    with_strips_of(8, monkeypatch)
+    in_memory = trace(class_map, REGIONS["disc"], MPP, EVERYTHING)
+    monkeypatch.setattr(packed, "IN_MEMORY", 100)
+    assert described(trace(class_map, REGIONS["disc"], MPP, EVERYTHING)) == described(in_memory)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapely.geometry import box
 
-from qupath_bridge.engine.source import BLOCK_M, PixelBatch, TileSource, default_threads
+from qupath_bridge.engine.source import HEIGHT_M, WIDTH_M, PixelBatch, TileSource, default_threads
 from qupath_bridge.errors import SlideError, UndecodableError
 from qupath_bridge.geometry import BoxL0, Mpp, Scale
 from qupath_bridge.slide import Slide, open_slide
@@ -147,9 +147,10 @@ def test_what_no_tile_touches_is_not_read() -> None:
     source = ArraySource(PIXELS)
     slide = Slide(Path("memory"), source, None)
     read_all(slide, [Tile(0, 0), Tile(1024, 1024)])
-    assert source.times_read[:512, :512].all()
-    assert source.times_read[1024:, 1024:].all()
-    assert source.times_read.sum(dtype=int) == 512 * 512 + (1500 - 1024) * (1300 - 1024)
+    assert source.times_read[:HEIGHT_M, :WIDTH_M].all()
+    assert source.times_read[1024 : 1024 + TILE, 1024:].all()
+    read = HEIGHT_M * WIDTH_M + min(HEIGHT_M, 1500 - 1024) * (1300 - 1024)
+    assert source.times_read.sum(dtype=int) == read
 
 
 def test_a_batch_may_be_empty_and_there_may_be_none() -> None:
@@ -171,9 +172,9 @@ def test_decoding_does_not_run_away_from_who_uses_it() -> None:
             self.blocks += 1
             return self._levels[0][:height, :width]
 
-    endless = Endless(np.broadcast_to(np.uint8(7), (BLOCK_M, 100_000, 3)))
+    endless = Endless(np.broadcast_to(np.uint8(7), (WIDTH_M, 100_000, 3)))
     slide = Slide(Path("memory"), endless, None)
-    tiles = [Tile(x, 0) for x in range(0, 100_000, BLOCK_M)]
+    tiles = [Tile(x, 0) for x in range(0, 100_000, WIDTH_M)]
     with TileSource(slide, WHOLE, TILE, 2) as source:
         batches = source.read_ahead(batched(tiles, 4))
         next(batches)
@@ -183,7 +184,7 @@ def test_decoding_does_not_run_away_from_who_uses_it() -> None:
 
 
 def test_blocks_that_were_passed_are_forgotten() -> None:
-    tall = ArraySource(np.broadcast_to(np.uint8(7), (100_000, 2 * BLOCK_M, 3)))
+    tall = ArraySource(np.broadcast_to(np.uint8(7), (100_000, 2 * WIDTH_M, 3)))
     slide = Slide(Path("memory"), tall, None)
     tiles = tiles_over(slide, WHOLE, 224)
     tracemalloc.start()
@@ -194,7 +195,7 @@ def test_blocks_that_were_passed_are_forgotten() -> None:
     finally:
         tracemalloc.stop()
     assert read == len(tiles) > 1000
-    assert peak < 100e6 < 100_000 * 2 * BLOCK_M * 3 / 3
+    assert peak < 100e6 < 100_000 * 2 * WIDTH_M * 3 / 3
 
 
 def test_there_is_a_thread_for_each_core_but_never_more_than_eight() -> None:

@@ -21,12 +21,12 @@ from qupath_bridge.geometry import Scale
 from qupath_bridge.slide import Slide
 from qupath_bridge.tiles import Tile
 
-BLOCK_M = 512
-"""Side of a block in model pixels. Larger ones decode fewer stored tiles twice, which they share
-with the next row of blocks; but two rows of blocks are held, 3 MB per 1000 px of tissue's width."""
+WIDTH_M, HEIGHT_M = 512, 256
+"""Sides of a block in model pixels. Larger ones decode fewer stored tiles twice, which they share
+with the next row of blocks; but up to three rows are held, 2 MB per 1000 px of tissue's width."""
 
 AHEAD_BLOCKS = 64
-"""Blocks decoded before the batch that needs them is next: 50 MB. Four rows of half-overlapping
+"""Blocks decoded before the batch that needs them is next: 25 MB. Two rows of half-overlapping
 tiles need a new row of blocks all at once; decoding goes on meanwhile."""
 
 AHEAD_BATCHES = 256
@@ -126,24 +126,25 @@ class TileSource:
                     live[block] = self._decoders.submit(self._read_block, block)
                     plan.new.append(live[block])
                 plan.blocks[block] = live[block]
-        passed = tiles[-1].y_m // BLOCK_M if tiles else None
+        passed = tiles[-1].y_m // HEIGHT_M if tiles else None
         for block in [block for block in live if passed is not None and block[0] < passed]:
             del live[block]
         return plan
 
     def _blocks_of(self, tile: Tile) -> Iterator[Block]:
         last = self._tile_m - 1
-        for row in range(tile.y_m // BLOCK_M, (tile.y_m + last) // BLOCK_M + 1):
-            for column in range(tile.x_m // BLOCK_M, (tile.x_m + last) // BLOCK_M + 1):
+        for row in range(tile.y_m // HEIGHT_M, (tile.y_m + last) // HEIGHT_M + 1):
+            for column in range(tile.x_m // WIDTH_M, (tile.x_m + last) // WIDTH_M + 1):
                 yield row, column
 
     def _read_block(self, block: Block) -> np.ndarray | None:
-        """Return a block's pixels, uint8 [BLOCK_M, BLOCK_M, 3]; None where it is damaged."""
-        return self._read(block[1] * BLOCK_M, block[0] * BLOCK_M, BLOCK_M)
+        """Return a block's pixels, uint8 [HEIGHT_M, WIDTH_M, 3]; None where it is damaged."""
+        return self._read(block[1] * WIDTH_M, block[0] * HEIGHT_M, WIDTH_M, HEIGHT_M)
 
-    def _read(self, x_m: int, y_m: int, side_m: int) -> np.ndarray | None:
+    def _read(self, x_m: int, y_m: int, width_m: int, height_m: int) -> np.ndarray | None:
         try:
-            return self._slide.read(self._scale.box_l0(x_m, y_m, side_m, side_m), side_m, side_m)
+            box = self._scale.box_l0(x_m, y_m, width_m, height_m)
+            return self._slide.read(box, width_m, height_m)
         except UndecodableError:
             self._slide.check_unchanged()  # or else the whole file is gone, not a part damaged
             return None
@@ -164,7 +165,7 @@ class TileSource:
         for block in self._blocks_of(tile):
             pixels = plan.blocks[block].result()
             if pixels is None:  # perhaps only a part of it that this tile has nothing of
-                alone = self._read(tile.x_m, tile.y_m, self._tile_m)
+                alone = self._read(tile.x_m, tile.y_m, self._tile_m, self._tile_m)
                 out[...] = 255 if alone is None else alone
                 return alone is not None
             _paste(pixels, block, tile, out)
@@ -180,10 +181,10 @@ def default_threads() -> int:
 
 def _paste(pixels: np.ndarray, block: Block, tile: Tile, out: np.ndarray) -> None:
     """Copy what a tile has of a block."""
-    top, left = block[0] * BLOCK_M - tile.y_m, block[1] * BLOCK_M - tile.x_m
+    top, left = block[0] * HEIGHT_M - tile.y_m, block[1] * WIDTH_M - tile.x_m
     side = len(out)
-    rows = slice(max(top, 0), min(top + BLOCK_M, side))
-    columns = slice(max(left, 0), min(left + BLOCK_M, side))
+    rows = slice(max(top, 0), min(top + HEIGHT_M, side))
+    columns = slice(max(left, 0), min(left + WIDTH_M, side))
     out[rows, columns] = pixels[
         rows.start - top : rows.stop - top, columns.start - left : columns.stop - left
     ]

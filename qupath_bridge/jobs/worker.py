@@ -42,16 +42,18 @@ class WarmModel:
         self._key: tuple[str, ...] = ()
         self._model: Segmenter | None = None
 
-    def load(self, folder: Path, heads: Sequence[str] | None, device: str) -> Segmenter:
+    def load(
+        self, folder: Path, heads: Sequence[str] | None, device: str, precision: str
+    ) -> Segmenter:
         """Return a model on a device, as `load_segmenter` does.
 
         Raises:
-            ModelError: the folder, a head or the device cannot be used.
+            ModelError: the folder, a head, the device or the precision cannot be used.
         """
-        key = (str(folder), _version(folder), device, *(heads or ()))
+        key = (str(folder), _version(folder), device, precision, *(heads or ()))
         if self._model is None or key != self._key:
             self._key, self._model = (), None  # two might not fit into memory
-            self._model = load_segmenter(folder, heads, device)
+            self._model = load_segmenter(folder, heads, device, precision)
             self._key = key
         return self._model
 

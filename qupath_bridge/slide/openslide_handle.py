@@ -10,9 +10,10 @@ import openslide
 
 from qupath_bridge.slide.base import on_white
 
-CACHE_BYTES = 128 * 1024 * 1024
+CACHE_BYTES = 32 * 2**20
 """Decoded tiles that OpenSlide keeps. Blocks cut through stored tiles, and the row of blocks below
-needs those again: a row of blocks of 512 px across 40,000 px of tissue takes about so much."""
+needs those again: a row of blocks of 512 px across 10,000 px of tissue takes about so much. More
+would be of little use: 16 to 128 MB made no difference."""
 
 
 class OpenSlideHandle:

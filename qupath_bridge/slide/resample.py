@@ -22,7 +22,7 @@ LEVEL_TOLERANCE = 0.01
 """A level up to this much too coarse still serves: enlarging by 1 % costs no detail that is there,
 and saves reading four times the pixels where 0.2519 um shall become 0.5 um and a level is at 2."""
 
-MAX_SOURCE_PIXELS = 4096 * 4096
+MAX_SOURCE_PIXELS = 2304 * 2304
 """Level pixels taken at once; larger reads are done in parts, so memory is bounded."""
 
 ReadLevel = Callable[[int, int, int, int, int], np.ndarray]

@@ -25,7 +25,7 @@ from typing import Any
 
 from measuring import ROOT
 from records import Record, as_json, read_records
-from summary import Result, draw, machine, table
+from summary import Result, draw, load, machine, table
 
 HERE = Path(__file__).parent
 Need = Callable[[argparse.Namespace], str | None]
@@ -57,19 +57,20 @@ def lazyslide(chosen: argparse.Namespace) -> str | None:
 class Benchmark:
     """A script of this folder, what it is told, what it is told to be quick, and what it needs.
 
-    `{out}`, `{slide}` and `{lazyslide}` stand for what all.py was told; an option with `{slide}`
-    is left out where no slide was named.
+    script: its name, where it is not the benchmark's. `{out}`, `{slide}` and `{lazyslide}` stand
+    for what all.py was told; an option with `{slide}` is left out where no slide was named.
     """
 
     name: str
     arguments: tuple[str, ...] = ()
     quick: tuple[str, ...] = ()
     needs: Need = nothing
+    script: str = ""
 
 
 BENCHMARKS = (
-    Benchmark("head_fused"),
-    Benchmark("pipe", ("--slide={slide}",)),
+    Benchmark("head_fused", ("head_fused",), ("--quick",), script="adapted"),
+    Benchmark("pipe", ("pipe", "--slide={slide}"), ("--quick",), script="adapted"),
     Benchmark("tracing", ("--rows",), ("--side=1024",)),
     Benchmark("area", ("--slides={out}/slides",), ("--repeat=1", "--sides", "10240", "20480")),
     Benchmark("memory", ("--slides={out}/slides",), ("--repeat=1", "--sides", "10240", "20480")),
@@ -80,19 +81,19 @@ BENCHMARKS = (
         ("--repeat=1", "--blocks=16", "--sides", "1024", "2048"),
         lazyslide,
     ),
-    Benchmark("gpu_rate", (), (), gpu),
+    Benchmark("gpu_rate", ("gpu_rate",), ("--quick",), gpu, "adapted"),
 )
 
 
 def run(benchmark: Benchmark, chosen: argparse.Namespace) -> Result:
     """Run a benchmark in a process of its own, unless something is missing."""
-    script = HERE / f"{benchmark.name}.py"
+    script = HERE / f"{benchmark.script or benchmark.name}.py"
     missing = benchmark.needs(chosen)
     if missing:
         return Result(benchmark.name, f"skipped: {missing}")
     records, log = (chosen.out / f"{benchmark.name}.{kind}" for kind in ("jsonl", "log"))
     records.unlink(missing_ok=True)
-    where, began = machine(), time.monotonic()
+    where, busy, began = machine(), load(), time.monotonic()
     told = _told(benchmark, chosen)
     status = _run(script, [*told, f"--records={records}"], log)
     return Result(
@@ -101,6 +102,7 @@ def run(benchmark: Benchmark, chosen: argparse.Namespace) -> Result:
         where,
         datetime.now(UTC).isoformat(timespec="seconds"),
         round(time.monotonic() - began, 1),
+        busy,
         read_records(records),
     )
 

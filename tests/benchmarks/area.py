@@ -64,6 +64,7 @@ def main() -> None:
             at_most=1.1,
             repeats=chosen.repeat,
             size_px=side,
+            other_px=first,
         )
         tell(record, chosen.records)
 

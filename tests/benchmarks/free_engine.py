@@ -59,7 +59,7 @@ def free_engine(cell_m: int = 2, block: int = BLOCK, **settings: Any) -> Engine:
     heads = {HEAD: HeadCard(classes, (1,), 1)}
     card = replace(read_card(DEFAULT_MODEL), cell_m=cell_m, heads=heads)
 
-    def load(folder: Path, heads: Sequence[str] | None, device: str) -> Any:
+    def load(folder: Path, heads: Sequence[str] | None, device: str, precision: str) -> Any:
         return FreeSegmenter(card, device, block)
 
     return Engine(DEFAULT_MODEL, card, [HEAD], RunSettings(**settings), load)

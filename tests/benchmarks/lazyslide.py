@@ -108,6 +108,7 @@ class Comparison:
             at_most=1.1,
             repeats=self.repeats,
             size_px=side,
+            other_px=first,
         )
         tell(record, self.records)
 

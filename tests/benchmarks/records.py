@@ -19,7 +19,8 @@ class Record:
 
     benchmark: the script's name. what: the case. other_is: what the other is, a floor or a peer.
     at_most, at_least: the goal for the ratio; None and None: there is none. repeats: how often each
-    was measured; the best of each counts. size_px: of a series, the side of the slide.
+    was measured; the best of each counts. size_px: of a series, the side of the slide. other_px:
+    where the other is ours on a smaller slide, its side.
     """
 
     benchmark: str
@@ -32,6 +33,7 @@ class Record:
     at_least: float | None = None
     repeats: int = 1
     size_px: int | None = None
+    other_px: int | None = None
 
     @property
     def ratio(self) -> float:
