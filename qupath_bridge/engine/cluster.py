@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ PATIENCE_S = 30.0
 """How long a scheduler may be without a worker."""
 
 LOOK_S = 0.5
+LONGEST_GREETING = 2**20
 GPU = "GPU"
 AGAIN = "what is finished is kept: run again"
 
@@ -40,10 +42,6 @@ class Workers:
         """Return those that have not refused."""
         able = [address for address in self.addresses if address not in refused]
         return Workers(able, self.needs, self.chosen or bool(refused))
-
-    def one(self, address: str) -> Workers:
-        """Return one of them alone."""
-        return Workers([address], self.needs, True)
 
 
 class Cluster:
@@ -96,9 +94,28 @@ class Cluster:
     def deserted(self) -> ClusterError:
         """Return the error of a scheduler without workers."""
         return ClusterError(
-            f"the scheduler {self.name} has had no worker for {PATIENCE_S:g} s; start one:"
-            f" dask worker {self.name} --nthreads 1; {AGAIN}"
+            f"the scheduler {self.name} has had no worker for {PATIENCE_S:g} s; start one where"
+            f" this program is installed: dask worker {self.name} --nthreads 1; {AGAIN}"
         )
+
+    def result(self, future: Future) -> Any:
+        """Return the result of a task, when it is there.
+
+        Raises:
+            ClusterError: the scheduler is lost, or cannot take our tasks.
+            Exception: what the task raised.
+        """
+        try:
+            return future.result()
+        except CancelledError as error:
+            raise self.lost() from error
+        except RuntimeError as error:
+            if "deserialization of the task graph" not in str(error):
+                raise
+            raise ClusterError(
+                f"the scheduler {self.name} does not know this program: start it and its workers"
+                " where qupath-pathsegdiff is installed, in the same version"
+            ) from error
 
     def cancel(self, futures: Collection[Future]) -> None:
         """Drop tasks; one that is at work ends soon. A scheduler that is lost does not mind."""
@@ -135,7 +152,7 @@ def connected(scheduler: str, say: Callable[[str], None]) -> Iterator[Cluster]:
     Raises:
         ClusterError: there is none at that address, or it has no worker.
     """
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters is told by us
+    _hush()
     with ExitStack() as stack:
         address = scheduler
         if scheduler.startswith("local:"):
@@ -145,6 +162,12 @@ def connected(scheduler: str, say: Callable[[str], None]) -> Iterator[Cluster]:
         cluster = Cluster(stack.enter_context(_client(address)), scheduler)
         cluster.wait_for_workers(say)
         yield cluster
+
+
+def _hush() -> None:
+    """Keep Dask's own log off the user's terminal: what matters is told by us."""
+    for name in ("distributed", "distributed.client", "distributed.nanny", "distributed.core"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _local(processes: int) -> LocalCluster:
@@ -179,10 +202,16 @@ def _client(address: str) -> Iterator[Client]:
 
 
 def _knock(address: str) -> None:
-    """Check that something listens at an address; Dask itself would try for long."""
+    """Check that a scheduler listens at an address: Dask itself would try for long, or for ever.
+
+    A scheduler greets whoever connects, and begins with the length of that, little-endian.
+    """
     parts = urlsplit(address)
     try:
-        socket.create_connection((parts.hostname or "", parts.port or 0), CONNECT_S).close()
+        with socket.create_connection((parts.hostname or "", parts.port or 0), CONNECT_S) as line:
+            greeting = line.recv(8, socket.MSG_WAITALL) if parts.scheme == "tcp" else bytes(8)
+        if len(greeting) < 8 or int.from_bytes(greeting, "little") > LONGEST_GREETING:
+            raise ValueError("something else answers there")
     except (OSError, ValueError) as error:
         raise ClusterError(
             f"no Dask scheduler at {address} ({error}); start one with `dask scheduler` and pass"

@@ -1,20 +1,19 @@
-"""Tasks go out to a cluster's workers, finished bands come in and are kept: a thread for both."""
+"""Tasks go out to a cluster's workers, results come in: a thread for both."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
-from concurrent.futures import CancelledError
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from queue import Empty, SimpleQueue
 from threading import Thread
 from time import monotonic
+from typing import Any
 
 from distributed import Future, KilledWorker
 
-from qupath_bridge.engine.checkpoint import Checkpoint
 from qupath_bridge.engine.cluster import PATIENCE_S, Cluster, Workers
-from qupath_bridge.engine.cluster_task import Refused, compute_bands
+from qupath_bridge.engine.cluster_task import Refused
 from qupath_bridge.errors import ClusterError, TaskError
 
 AHEAD = 3
@@ -25,14 +24,12 @@ LOOK_S = 1.0
 
 @dataclass
 class Job:
-    """One image on a cluster.
+    """Something that some tasks do together, as one image.
 
-    content: the pickled ImageSpec. told: bands that have come and are kept, or what went wrong.
-    refused: what workers said that cannot do it.
+    told: numbers of which the rest learns, or what went wrong. refused: what workers said that
+    cannot do it.
     """
 
-    content: bytes
-    checkpoint: Checkpoint
     told: SimpleQueue[int | Exception] = field(default_factory=SimpleQueue)
     refused: dict[str, str] = field(default_factory=dict)
     is_over: bool = False
@@ -41,21 +38,40 @@ class Job:
         self.is_over = True
         self.told.put(error)
 
+    def hear(self) -> int | None:
+        """Return the next number, waiting a while for it; None if there is none yet.
+
+        Raises:
+            Exception: what went wrong.
+        """
+        try:
+            told = self.told.get(timeout=LOOK_S)
+        except Empty:
+            return None
+        if isinstance(told, Exception):
+            raise told
+        return told
+
 
 @dataclass(frozen=True)
 class Task:
-    """Consecutive bands of an image, and who may compute them."""
+    """A call of a function that a worker makes, and what takes its result.
+
+    workers: those that may do it, once it is given to them.
+    """
 
     job: Job
-    bands: range
+    call: tuple[Any, ...]
+    keep: Callable[[Any], None]
     workers: Workers | None = None
 
 
 class Dispatcher:
-    """A thread that has images computed; a context manager, which drops what is not finished."""
+    """A thread that has a cluster do tasks; a context manager, which drops what is not done."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
+        self._jobs: dict[int, Job] = {}
         self._waiting: deque[Task] = deque()
         self._running: dict[Future, Task] = {}
         self._ended: SimpleQueue[Future | None] = SimpleQueue()
@@ -64,9 +80,11 @@ class Dispatcher:
         self._workers, self._seen = cluster.look(), monotonic()
         self._thread = Thread(target=self._run, name="dispatch", daemon=True)
 
-    def add(self, job: Job, ranges: Iterable[range]) -> None:
-        """Have bands of an image computed; they are told of through the job."""
-        self._waiting.extend(Task(job, bands) for bands in ranges)
+    def add(self, tasks: Iterable[Task]) -> None:
+        """Have tasks done, after those that were added before."""
+        for task in tasks:
+            self._jobs[id(task.job)] = task.job
+            self._waiting.append(task)
         self._ended.put(None)
         self._tell_all()
 
@@ -94,17 +112,15 @@ class Dispatcher:
             self._cluster.cancel(self._running)
         except ClusterError as error:
             self._error = error
-        except CancelledError:
-            self._error = self._cluster.lost()
         except Exception as error:  # nobody else would hear of it
             self._error = ClusterError(f"{type(error).__name__}: {error}; please report it")
         self._tell_all()
 
     def _tell_all(self) -> None:
-        """Tell every image that waits of what ended all."""
+        """Tell everyone who may wait of what ended all."""
         if self._error:
-            for task in (*self._waiting, *self._running.values()):
-                task.job.fail(self._error)
+            for job in list(self._jobs.values()):
+                job.fail(self._error)
 
     def _look(self) -> None:
         """See which workers there are; what waits for one that is gone is given to others."""
@@ -117,7 +133,7 @@ class Dispatcher:
         for future, task in list(self._running.items()):
             if task.workers and task.workers.chosen and here.isdisjoint(task.workers.addresses):
                 self._drop([future])
-                self._waiting.appendleft(Task(task.job, task.bands))
+                self._waiting.appendleft(task)
 
     def _top_up(self) -> None:
         while self._waiting and len(self._running) < AHEAD * len(self._workers.addresses):
@@ -126,11 +142,10 @@ class Dispatcher:
             if job.is_over:
                 continue
             if not able.addresses:
-                job.fail(no_worker(job.refused.values()))
+                job.fail(TaskError(f"no worker can do it: {'; '.join(job.refused.values())}"))
                 continue
-            given = job.content, task.bands.start, task.bands.stop
-            future = self._cluster.submit(able, compute_bands, *given)
-            self._running[future] = Task(job, task.bands, able)
+            future = self._cluster.submit(able, *task.call)
+            self._running[future] = replace(task, workers=able)
             future.add_done_callback(self._ended.put)
 
     def _take_ended(self) -> None:
@@ -146,15 +161,13 @@ class Dispatcher:
     def _take(self, future: Future, task: Task) -> None:
         job = task.job
         try:
-            found = future.result()
+            found = self._cluster.result(future)
             if isinstance(found, Refused):
                 job.refused[found.worker] = found.reason
-                self._waiting.appendleft(Task(job, task.bands))
-                return
-            for band, content in zip(task.bands, found, strict=True):
-                job.checkpoint.write_packed(band, content)
-                job.told.put(band)
-        except (ClusterError, CancelledError):
+                self._waiting.appendleft(task)
+            else:
+                task.keep(found)
+        except ClusterError:
             raise
         except KilledWorker:
             self._fail(job, TaskError(_KILLED))
@@ -176,8 +189,3 @@ _KILLED = (
     "each worker that computed a part of it was killed; look into the workers' logs: memory may"
     " be short, and a smaller --batch-size takes less"
 )
-
-
-def no_worker(reasons: Iterable[str]) -> TaskError:
-    """Return the error of a task that no worker can do; a sentence for each of them."""
-    return TaskError(f"no worker can compute it: {'; '.join(reasons)}")

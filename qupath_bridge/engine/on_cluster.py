@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from queue import Empty
 
 from qupath_bridge.engine.checkpoint import Checkpoint
-from qupath_bridge.engine.cluster import Cluster, connected
-from qupath_bridge.engine.cluster_task import Refused, batch_size
+from qupath_bridge.engine.cluster import connected
+from qupath_bridge.engine.cluster_task import batch_size, compute_bands
 from qupath_bridge.engine.compute import Advance
 from qupath_bridge.engine.computer import Begun
-from qupath_bridge.engine.dispatch import LOOK_S, Dispatcher, Job, no_worker
+from qupath_bridge.engine.dispatch import Dispatcher, Job, Task
 from qupath_bridge.engine.fused import FusedBand
 from qupath_bridge.engine.spec import ImageSpec, ModelSpec
 from qupath_bridge.engine.sweep import Sweep
@@ -36,14 +35,14 @@ def opened_cluster(scheduler: str, say: Callable[[str], None]) -> Iterator[OnClu
         ClusterError: it cannot be reached, or has no worker.
     """
     with connected(scheduler, say) as cluster, Dispatcher(cluster) as dispatcher:
-        yield OnCluster(cluster, dispatcher)
+        yield OnCluster(dispatcher)
 
 
 class OnCluster:
     """Has bands computed by workers, those of the next images while one is finished here."""
 
-    def __init__(self, cluster: Cluster, dispatcher: Dispatcher) -> None:
-        self._cluster, self._dispatcher = cluster, dispatcher
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
         self._batch: int | None = None
         self._arriving: dict[Path, Arriving] = {}
 
@@ -60,9 +59,15 @@ class OnCluster:
     def begin(self, image: Begun) -> None:
         """Have the bands computed that are not there yet."""
         content = pickle.dumps(ImageSpec.of(image.work, image.batch))
-        arriving = Arriving(image, Job(content, image.checkpoint))
-        self._arriving[image.checkpoint.folder] = arriving
-        self._dispatcher.add(arriving.job, ranges_of(image.work.sweep, arriving.missing))
+        arriving = self._arriving[image.checkpoint.folder] = Arriving(image)
+        self._dispatcher.add(
+            Task(
+                arriving.job,
+                (compute_bands, content, bands.start, bands.stop),
+                partial(arriving.keep, bands),
+            )
+            for bands in ranges_of(image.work.sweep, arriving.missing)
+        )
 
     def found(self, image: Begun, advance: Advance) -> Found:
         """Return what is found in an image, traced band by band as they come.
@@ -78,26 +83,21 @@ class OnCluster:
         return images < MOST_OPEN and self._dispatcher.is_hungry
 
     def _asked(self, model: ModelSpec) -> int:
-        refused: list[str] = []
-        workers = self._cluster.look()
-        for address in workers.addresses:
-            try:
-                told = self._cluster.submit(workers.one(address), batch_size, model).result()
-            except CancelledError as error:
-                raise self._cluster.lost() from error
-            if not isinstance(told, Refused):
-                return int(told)
-            refused.append(told.reason)
-        raise no_worker(refused)
+        question = Job()
+        self._dispatcher.add([Task(question, (batch_size, model), question.told.put)])
+        answer = None
+        while answer is None:
+            answer = question.hear()
+        return answer
 
 
 class Arriving(Checkpoint):
     """A checkpoint into which bands come from elsewhere; those not there yet are waited for."""
 
-    def __init__(self, image: Begun, job: Job) -> None:
+    def __init__(self, image: Begun) -> None:
         super().__init__(image.checkpoint.folder)
         bands = image.work.sweep.bands
-        self.job = job
+        self.job = Job()
         self.missing = [b.index for b in bands if image.checkpoint.read(b.index) is None]
         self._tiles = [len(band.tiles) for band in bands]
         self._coming = set(self.missing)
@@ -115,18 +115,17 @@ class Arriving(Checkpoint):
             Exception: what kept it from being computed, or from being kept.
         """
         while band in self._coming:
-            self._hear()
+            came = self.job.hear()
+            if came is not None:
+                self._coming.discard(came)
+                self._advance(self._tiles[came])
         return super().read(band)
 
-    def _hear(self) -> None:
-        try:
-            told = self.job.told.get(timeout=LOOK_S)
-        except Empty:
-            return
-        if isinstance(told, Exception):
-            raise told
-        self._coming.discard(told)
-        self._advance(self._tiles[told])
+    def keep(self, bands: range, contents: Sequence[bytes]) -> None:
+        """Keep bands that have come, packed."""
+        for band, content in zip(bands, contents, strict=True):
+            self.write_packed(band, content)
+            self.job.told.put(band)
 
 
 def ranges_of(sweep: Sweep, bands: Sequence[int]) -> list[range]:
