@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from qupath_bridge.engine.checkpoint import Checkpoint
-from qupath_bridge.engine.cluster import connected
+from qupath_bridge.engine.cluster_reach import connected
 from qupath_bridge.engine.cluster_task import batch_size, compute_bands
 from qupath_bridge.engine.compute import Advance
 from qupath_bridge.engine.computer import Begun
