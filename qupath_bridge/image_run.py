@@ -22,6 +22,7 @@ from qupath_bridge.measurements import (
     annotation_measurements,
     class_areas,
 )
+from qupath_bridge.overview import Overview
 from qupath_bridge.progress import Reporter
 from qupath_bridge.project.base import ImageWrite, Project, ProjectClass, ProjectImage
 from qupath_bridge.regions import RegionsFound, choose_regions, done_anew, with_tissue
@@ -54,8 +55,9 @@ class Prepared:
 
     def work(self, engine: Engine) -> ImageWork:
         """Return what is to be done of an image; now its pixels are looked at."""
-        regions = with_tissue(self.found, self.slide).regions
-        return ImageWork.of(engine, self.slide, regions)
+        overview = Overview.of(self.slide)
+        regions = with_tissue(self.found, overview).regions
+        return ImageWork.of(engine, self.slide, overview, regions)
 
 
 class ImageRun:

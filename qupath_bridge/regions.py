@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 import shapely
@@ -15,12 +13,10 @@ from shapely.geometry.base import BaseGeometry
 
 from qupath_bridge.errors import RegionError
 from qupath_bridge.geometry import Region, Scale
+from qupath_bridge.overview import Overview
 from qupath_bridge.project.base import AUTOMATIC_REGIONS, Annotation
 from qupath_bridge.suggestions import IGNORED_CLASS, is_untouched
-from qupath_bridge.tissue import TissueSettings, mask_mpp, tissue_mask
-
-if TYPE_CHECKING:
-    from qupath_bridge.slide import Slide
+from qupath_bridge.tissue import TissueSettings, tissue_mask
 
 LEAST_AREA_PX = 1.0
 SIMPLIFY_MASK_PIXELS = 0.75
@@ -67,35 +63,20 @@ def choose_regions(
     return RegionsFound(warnings=found.warnings, wants_tissue=True)
 
 
-def with_tissue(found: RegionsFound, slide: Slide) -> RegionsFound:
+def with_tissue(found: RegionsFound, overview: Overview) -> RegionsFound:
     """Return the regions, the tissue found if it is to be.
 
     Raises:
-        RegionError: there is no tissue. PixelSizeError, SlideError: see `tissue_region`.
+        RegionError: there is no tissue.
     """
     if not found.wants_tissue:
         return found
-    tissue = tissue_region(slide)
+    tissue = tissue_region(overview)
     if tissue is None:
         raise RegionError(
             "no tissue was found; draw an annotation, or segment all of the slide (--regions slide)"
         )
     return RegionsFound([tissue], found.warnings)
-
-
-def regions_to_segment(
-    slide: Slide,
-    annotations: Sequence[Annotation],
-    mode: str = "auto",
-    classes: Sequence[str] = (),
-) -> RegionsFound:
-    """Return what to segment in an image; see REGION_MODES for `mode`.
-
-    Raises:
-        RegionError: there is nothing to segment.
-    """
-    size_l0 = (slide.width, slide.height)
-    return with_tissue(choose_regions(size_l0, annotations, mode, classes), slide)
 
 
 def done_anew(regions: Sequence[Region]) -> list[str]:
@@ -142,20 +123,11 @@ def slide_region(width: int, height: int) -> Region:
     return Region("slide", "Slide", "slide", box(0, 0, width, height))
 
 
-def tissue_region(slide: Slide, settings: TissueSettings | None = None) -> Region | None:
-    """Return where the slide has tissue, or None where it has none.
-
-    Raises:
-        PixelSizeError: the image has no pixel size that can be true.
-        SlideError: its pixels cannot be decoded.
-    """
-    chosen = settings or TissueSettings()
-    mpp = mask_mpp(slide.width * slide.mpp.x, slide.height * slide.mpp.y, chosen.mpp)
-    scale = Scale.between(slide.mpp, mpp)
-    width, height = math.ceil(slide.width / scale.x), math.ceil(slide.height / scale.y)
-    rgb = slide.read(scale.box_l0(0, 0, width, height), width, height)
-    outline_l0 = mask_outline(tissue_mask(rgb, mpp, chosen), scale)
-    clipped = polygonal(outline_l0.intersection(box(0, 0, slide.width, slide.height)))
+def tissue_region(overview: Overview, settings: TissueSettings | None = None) -> Region | None:
+    """Return where a slide has tissue, or None where it has none."""
+    scale, mask = overview.scale, tissue_mask(overview.rgb, overview.mpp, settings)
+    whole = box(0, 0, overview.width_l0, overview.height_l0)
+    clipped = polygonal(mask_outline(mask, scale).intersection(whole))
     return None if clipped is None else Region("tissue", "Tissue", "tissue", clipped)
 
 

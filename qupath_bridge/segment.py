@@ -15,6 +15,7 @@ from qupath_bridge.engine.glass import Glass
 from qupath_bridge.engine.sweep import Sweep
 from qupath_bridge.errors import SlideError
 from qupath_bridge.geometry import Region, Scale
+from qupath_bridge.overview import Overview
 from qupath_bridge.polygons import PolygonSettings
 from qupath_bridge.project.base import ProjectImage
 from qupath_bridge.settings import RunSettings
@@ -69,20 +70,17 @@ class Engine:
         chosen = self.settings
         return PolygonSettings(chosen.min_object_um2, chosen.min_hole_um2, chosen.simplify_um)
 
-    def sweep(self, slide: Slide, regions: Sequence[Region]) -> Sweep:
-        """Return what there is to compute: the tiles of all regions, bare glass left out.
-
-        Raises:
-            SlideError: the slide cannot be read.
-        """
+    def sweep(self, slide: Slide, overview: Overview, regions: Sequence[Region]) -> Sweep:
+        """Return what there is to compute: the tiles of all regions, bare glass left out."""
         scale = Scale.between(slide.mpp, self.card.mpp)
         outlines_m = [scale.to_m(region.outline_l0) for region in regions]
-        return Sweep(self.plan, outlines_m, partial(_is_glass, slide, scale, self.card.tile_m))
+        is_glass = partial(_is_glass, Glass.of(overview), scale, self.card.tile_m)
+        return Sweep(self.plan, outlines_m, is_glass)
 
 
-def _is_glass(slide: Slide, scale: Scale, tile_m: int, tiles: Sequence[Tile]) -> np.ndarray:
+def _is_glass(glass: Glass, scale: Scale, tile_m: int, tiles: Sequence[Tile]) -> np.ndarray:
     boxes = [scale.box_l0(tile.x_m, tile.y_m, tile_m, tile_m) for tile in tiles]
-    return Glass.of(slide).are_glass(*np.array(boxes).T)
+    return glass.are_glass(*np.array(boxes).T)
 
 
 def open_image(image: ProjectImage, settings: RunSettings) -> Slide:

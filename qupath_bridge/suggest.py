@@ -25,6 +25,7 @@ from qupath_bridge.engine.source import TileSource
 from qupath_bridge.errors import EXPECTED_ERRORS, RegionError, SettingsError
 from qupath_bridge.geometry import Scale
 from qupath_bridge.image_run import Run
+from qupath_bridge.overview import Overview
 from qupath_bridge.pipeline import opened_for_writing
 from qupath_bridge.progress import Reporter
 from qupath_bridge.project.base import Annotation, ProjectImage, Suggestion
@@ -177,7 +178,7 @@ def _squares(
     wanted: SuggestSettings,
     rng: np.random.Generator,
 ) -> list[Polygon]:
-    tissue = tissue_region(slide)
+    tissue = tissue_region(Overview.of(slide))
     if tissue is None:
         return []
     lattice = lattice_of((slide.width, slide.height), wanted.size_um, slide.mpp)

@@ -57,11 +57,15 @@ def tissue_mask(
 ) -> np.ndarray:
     """Return where stained tissue is, bool [H, W], in uint8 RGB [H, W, 3] of `mpp` um a pixel."""
     chosen = settings or TissueSettings()
+    return _grow(_tidy(_stained(rgb), mpp, chosen), chosen.margin_um / mpp)
+
+
+def _stained(rgb: np.ndarray) -> np.ndarray:
     stain = stain_density(rgb)
     threshold = float(np.clip(otsu_threshold(stain), LEAST_STAIN, MOST_STAIN))
-    mask = ndimage.binary_propagation(stain > threshold, mask=stain > threshold * FAINT)
-    mask = _tidy(mask, mpp, chosen)
-    return _grow(mask, chosen.margin_um / mpp)
+    sure, perhaps = stain > threshold, stain > threshold * FAINT
+    del stain  # the largest of all, and what follows needs much
+    return np.asarray(ndimage.binary_propagation(sure, mask=perhaps), bool)
 
 
 def stain_density(rgb: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from qupath_bridge.geometry import BoxL0
+from qupath_bridge.overview import Overview
 from qupath_bridge.regions import tissue_region
 from qupath_bridge.slide import open_slide
 
@@ -80,7 +81,7 @@ def test_a_sparse_slide_has_the_same_islands_everywhere(tmp_path: Path) -> None:
     with open_slide(path) as slide:
         assert [level.downsample_x for level in slide.levels] == [1, 4, 16, 64]
         assert slide.mpp == (0.5, 0.5)
-        tissue = tissue_region(slide)
+        tissue = tissue_region(Overview.of(slide))
         assert tissue is not None
         islands = list(tissue.outline_l0.geoms)
         assert len(islands) == 4

@@ -31,6 +31,7 @@ from qupath_bridge.engine.spec import ImageSpec, bands_of
 from qupath_bridge.engine.work import ImageWork
 from qupath_bridge.errors import ClusterError
 from qupath_bridge.geometry import Region
+from qupath_bridge.overview import Overview
 from qupath_bridge.pipeline import run_project
 from qupath_bridge.progress import LineReporter
 from qupath_bridge.segment import Engine
@@ -314,7 +315,7 @@ def test_a_workers_sweep_is_the_runs_glass_and_all(tmp_path, write_tiff, sure_mo
     outlines = [box(0, 0, 300, 600), box(100, 100, 300, 900)]
     regions = [Region(str(n), str(n), "annotation", o) for n, o in enumerate(outlines)]
     with open_slide(tmp_path / "a.tif") as slide:
-        work = ImageWork.of(engine, slide, regions)
+        work = ImageWork.of(engine, slide, Overview.of(slide), regions)
         spec = pickle.loads(pickle.dumps(ImageSpec.of(work, 4)))
     there = spec.sweep(engine)
     assert work.sweep.blanks and work.sweep.tiles
@@ -326,7 +327,7 @@ def test_ranges_are_of_consecutive_bands_and_of_enough_rows(made):
     with open_slide(made.folder / "shown" / "a.tif") as slide:
         engine = Engine(made.model, read_card(made.model), ["tissue"], RunSettings(overlap=0.75))
         whole = Region("slide", "Slide", "slide", box(0, 0, slide.width, slide.height))
-        sweep = ImageWork.of(engine, slide, [whole]).sweep
+        sweep = ImageWork.of(engine, slide, Overview.of(slide), [whole]).sweep
     count = len(sweep.bands)
     assert count > 8
     every = ranges_of(sweep, range(count))

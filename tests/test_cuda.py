@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from model import load_segmenter
-from model.card import DEFAULT_MODEL
+from model.home import DEFAULT_MODEL
 from model.segmenter import Segmenter
 from qupath_bridge.demo.drawing import draw_slide
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from model import ModelError, load_segmenter
-from model.card import DEFAULT_MODEL
 from model.device import choose_dtype, is_device_lost, is_out_of_memory, lost
+from model.home import DEFAULT_MODEL
 
 CPU = torch.device("cpu")
 

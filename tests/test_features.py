@@ -10,8 +10,9 @@ import torch
 from tiny_models import SPEC, TILE_M, tiny_backbone
 
 from model.autoencoder import to_signed
-from model.card import DEFAULT_MODEL, FeatureSpec, read_card
+from model.card import FeatureSpec, read_card
 from model.features import FeatureExtractor
+from model.home import DEFAULT_MODEL
 from model.weights import load_backbone
 
 PLAIN = replace(SPEC, stem=None)

@@ -13,6 +13,7 @@ from PIL import Image
 from qupath_bridge.engine.glass import Glass, glass_mask
 from qupath_bridge.errors import PixelSizeError, SlideError
 from qupath_bridge.geometry import BoxL0, Mpp, Scale
+from qupath_bridge.overview import Overview
 from qupath_bridge.slide import open_slide
 from qupath_bridge.tissue import tissue_mask
 
@@ -31,7 +32,7 @@ def bare(side: int = SIDE, colour: tuple[float, ...] = GLASS) -> np.ndarray:
 def glass_of(pixels: np.ndarray, folder: Path) -> Glass:
     tifffile.imwrite(folder / "a.tif", pixels, tile=(256, 256), photometric="rgb")
     with open_slide(folder / "a.tif", MPP) as slide:
-        return Glass.of(slide)
+        return Glass.of(Overview.of(slide))
 
 
 def around(x: float, y: float, side: float = 256) -> BoxL0:
@@ -119,7 +120,7 @@ def test_on_real_slides_much_is_glass_and_none_of_it_is_tissue(
     shared_data: Path, name: str
 ) -> None:
     with open_slide(shared_data / "slides" / name, MPP) as slide:
-        glass = Glass.of(slide)
+        glass = Glass.of(Overview.of(slide))
         height, width = glass.mask.shape
         small = slide.read(BoxL0(0, 0, slide.width, slide.height), width, height)
     assert 0.2 < glass.mask.mean() < 0.7
@@ -130,7 +131,7 @@ def test_on_real_slides_much_is_glass_and_none_of_it_is_tissue(
 
 def test_a_slide_without_glass_has_none(shared_data: Path) -> None:
     with open_slide(shared_data / "slides" / "OS-1-detail.ome.tif") as slide:
-        assert not Glass.of(slide).mask.any()
+        assert not Glass.of(Overview.of(slide)).mask.any()
 
 
 @settings(deadline=None)
@@ -140,8 +141,7 @@ def test_many_boxes_at_once_are_judged_as_one_by_one_and_by_every_pixel(
 ) -> None:
     rng = np.random.default_rng(seed)
     mask = rng.random((60, 50)) < 0.995
-    glass = Glass(mask, round(50 * scale_x), round(60 * scale_y))
-    scale_x, scale_y = round(50 * scale_x) / 50, round(60 * scale_y) / 60
+    glass = Glass(mask, Scale(scale_x, scale_y))
     x0, y0 = rng.uniform(-10, 60, 40) * scale_x, rng.uniform(-10, 70, 40) * scale_y
     x1, y1 = x0 + rng.uniform(1, 300, 40), y0 + rng.uniform(1, 300, 40)
     found = glass.are_glass(x0, y0, x1, y1)
@@ -157,7 +157,9 @@ def test_many_boxes_at_once_are_judged_as_one_by_one_and_by_every_pixel(
 
 def test_no_boxes_get_no_answers() -> None:
     none = np.zeros(0)
-    assert Glass(np.ones((3, 3), bool), 30, 30).are_glass(none, none, none, none).shape == (0,)
+    assert Glass(np.ones((3, 3), bool), Scale(10, 10)).are_glass(none, none, none, none).shape == (
+        0,
+    )
 
 
 def test_even_is_what_hardly_changes_within_a_pixel() -> None:
@@ -174,7 +176,7 @@ def test_even_is_what_hardly_changes_within_a_pixel() -> None:
 def test_a_part_that_cannot_be_decoded_is_no_glass_and_the_rest_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qupath_bridge.engine.glass.PART_PIXELS", 32)
+    monkeypatch.setattr("qupath_bridge.overview.PART_PIXELS", 32)
     path, side = tmp_path / "a.tif", 32 * 16 * 3
     pixels = np.broadcast_to(np.array(GLASS, np.uint8), (side, side, 3))
     tifffile.imwrite(path, pixels, tile=(256, 256), photometric="rgb", compression="jpeg")
@@ -184,7 +186,7 @@ def test_a_part_that_cannot_be_decoded_is_no_glass_and_the_rest_is(
         file.seek(offset)
         file.write(b"\x07" * count)
     with open_slide(path, MPP) as slide:
-        glass = Glass.of(slide)
+        glass = Glass.of(Overview.of(slide))
     assert not glass.is_glass(around(200, 200))
     assert glass.is_glass(around(side - 400, side - 400))
 
@@ -194,13 +196,13 @@ def test_a_slide_that_is_removed_meanwhile_is_named(shared_data: Path, tmp_path:
     with open_slide(path) as slide:
         path.unlink()
         with pytest.raises(SlideError, match=r"a\.svs was removed while it was being read"):
-            Glass.of(slide)
+            Glass.of(Overview.of(slide))
 
 
 def test_a_slide_without_a_pixel_size_is_refused(tmp_path: Path) -> None:
     Image.fromarray(bare(100)).save(tmp_path / "a.png")
     with open_slide(tmp_path / "a.png") as slide, pytest.raises(PixelSizeError, match=r"a\.png"):
-        Glass.of(slide)
+        Glass.of(Overview.of(slide))
 
 
 def test_a_box_is_in_level_0_pixels_whatever_the_models_are(tmp_path: Path) -> None:

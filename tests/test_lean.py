@@ -13,10 +13,11 @@ from diffusers.models.resnet import ResnetBlock2D
 from tiny_models import CLASSES, SPEC, TILE_M, WIDTH, tiny_backbone
 
 from model import load_segmenter
-from model.card import DEFAULT_MODEL, read_card
+from model.card import read_card
 from model.features import FeatureExtractor
 from model.fused import FusedResnet, add_biased, compiles_on, kernels, norm_silu
 from model.head import Head
+from model.home import DEFAULT_MODEL
 from model.lean import LeanResnet, make_head_lean, make_lean
 from model.weights import load_backbone, load_head
 from qupath_bridge.demo.drawing import draw_slide

@@ -22,11 +22,11 @@ from qupath_bridge.geometry import Mpp, Region, Scale
 from qupath_bridge.measurements import (
     COLUMNS,
     ClassArea,
+    ShownDetections,
     annotation_measurements,
     class_areas,
     make_detections,
     read_class_areas,
-    with_objects,
     write_class_areas,
 )
 from qupath_bridge.polygons import PolygonSettings, TracedObject, trace
@@ -155,7 +155,7 @@ def test_a_detection_carries_its_class_probability_and_entropy():
 
 def test_only_silent_classes_are_left_out_of_what_is_shown():
     detections = detections_in(DISC)
-    shown = with_objects(detections, CLASSES)
+    shown = list(ShownDetections(detections, CLASSES))
     assert shown == [d for d in detections if d.class_name != "Background"]
     assert len(shown) < len(detections)
 

@@ -21,6 +21,7 @@ from shapely.geometry.base import BaseGeometry
 
 from qupath_bridge.errors import PixelSizeError, RegionError
 from qupath_bridge.geometry import Mpp, Scale
+from qupath_bridge.overview import Overview
 from qupath_bridge.project.base import Annotation
 from qupath_bridge.regions import annotation_regions, mask_outline, slide_region, tissue_region
 from qupath_bridge.slide import open_slide
@@ -208,7 +209,7 @@ def test_tissue_is_found_in_its_place_where_pixels_are_not_square(tmp_path: Path
     rgb[300:900, 1000:] = (205, 130, 170)
     write_slide(tmp_path / "a.tif", rgb)
     with open_slide(tmp_path / "a.tif", Mpp(0.8, 0.9)) as slide:
-        region = tissue_region(slide)
+        region = tissue_region(Overview.of(slide))
     assert region is not None
     assert (region.id, region.name, region.kind) == ("tissue", "Tissue", "tissue")
     outline, tissue = region.outline_l0, box(1000, 300, 1603, 900)
@@ -221,7 +222,7 @@ def test_tissue_is_found_in_its_place_where_pixels_are_not_square(tmp_path: Path
 def test_a_slide_of_tissue_alone_is_one_whole_region(tmp_path: Path) -> None:
     write_slide(tmp_path / "a.tif", np.full((333, 517, 3), (205, 130, 170), np.uint8))
     with open_slide(tmp_path / "a.tif", Mpp(0.5, 0.5)) as slide:
-        region = tissue_region(slide)
+        region = tissue_region(Overview.of(slide))
     assert region is not None
     assert region.outline_l0.equals(box(0, 0, 517, 333))
 
@@ -229,18 +230,18 @@ def test_a_slide_of_tissue_alone_is_one_whole_region(tmp_path: Path) -> None:
 def test_bare_glass_has_no_tissue_region(tmp_path: Path) -> None:
     write_slide(tmp_path / "a.tif", np.full((400, 500, 3), 240, np.uint8))
     with open_slide(tmp_path / "a.tif", Mpp(0.5, 0.5)) as slide:
-        assert tissue_region(slide) is None
+        assert tissue_region(Overview.of(slide)) is None
 
 
 def test_tissue_cannot_be_found_without_a_pixel_size(tmp_path: Path) -> None:
     write_slide(tmp_path / "a.tif", np.full((400, 500, 3), 240, np.uint8))
     with open_slide(tmp_path / "a.tif") as slide, pytest.raises(PixelSizeError, match=r"a\.tif"):
-        tissue_region(slide)
+        tissue_region(Overview.of(slide))
 
 
 def test_the_tissue_of_a_real_slide_is_found_and_its_glass_is_not(shared_data: Path) -> None:
     with open_slide(shared_data / "slides" / "CMU-1-Small-Region.svs") as slide:
-        region = tissue_region(slide)
+        region = tissue_region(Overview.of(slide))
     assert region is not None
     assert 0.4 < region.outline_l0.area / (2220 * 2967) < 0.55
     inside, glass = wkt.loads("POINT (1000 2000)"), wkt.loads("POINT (300 2200)")

@@ -15,6 +15,7 @@ from model.card import HeadCard, HeadClass, read_card
 from model.home import DEFAULT_MODEL
 from qupath_bridge.engine.work import segment
 from qupath_bridge.geometry import Mpp, Region
+from qupath_bridge.overview import Overview
 from qupath_bridge.segment import Engine
 from qupath_bridge.settings import RunSettings
 from qupath_bridge.slide import open_slide
@@ -130,11 +131,13 @@ def test_regions_far_apart_and_holes_cost_no_tiles(tmp_path):
     frame = box(0, 0, 4000, 4000).difference(box(400, 400, 3600, 3600))
     with open_slide(path, mpp=Mpp(0.5, 0.5)) as slide:
         engine = engine_of()
-        assert len(engine.sweep(slide, [region(corners)]).tiles) <= 18
-        whole = len(engine.sweep(slide, [region(box(0, 0, 4000, 4000))]).tiles)
-        assert len(engine.sweep(slide, [region(frame)]).tiles) < whole * 0.5
+        assert len(engine.sweep(slide, Overview.of(slide), [region(corners)]).tiles) <= 18
+        whole = len(engine.sweep(slide, Overview.of(slide), [region(box(0, 0, 4000, 4000))]).tiles)
+        assert len(engine.sweep(slide, Overview.of(slide), [region(frame)]).tiles) < whole * 0.5
         segment(engine, slide, [region(corners)], lambda n: None)
-    assert len(engine.model.seen) == len(engine.sweep(slide, [region(corners)]).tiles)
+    assert len(engine.model.seen) == len(
+        engine.sweep(slide, Overview.of(slide), [region(corners)]).tiles
+    )
 
 
 def test_bare_glass_is_background_without_being_computed(tmp_path):

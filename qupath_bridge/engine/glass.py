@@ -8,18 +8,12 @@ nucleus or thin fibre in a pixel of 8 um darkens it by more; a speck of 1 um may
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
 
-from qupath_bridge.engine.source import default_threads
-from qupath_bridge.errors import UndecodableError
-from qupath_bridge.geometry import BoxL0
-from qupath_bridge.slide import Slide
-from qupath_bridge.tissue import TissueSettings, mask_mpp
+from qupath_bridge.geometry import BoxL0, Scale
+from qupath_bridge.overview import Overview
 
 GREY_LEVELS = 4
 """How far from the glass's colour, and from its neighbours, a pixel of glass may be: noise averages
@@ -34,35 +28,25 @@ DARKEST, MOST_COLOURED = 200, 12
 LEAST_PIXELS = 64
 """Fewer bright, grey and even pixels than these are no proof that the slide shows glass."""
 
-PART_PIXELS = 256
+
+PART_ROWS = 256
+SAMPLE = 1_000_000
+"""Pixels are enough to know the colour of glass by."""
 
 
 class Glass:
     """What of a slide is bare glass, seen in pixels of about 8 um.
 
-    mask: bool [h, w], True where glass is; it covers width_l0 x height_l0 pixels of level 0.
+    mask: bool [h, w], True where glass is. scale: level-0 pixels per pixel of it.
     """
 
-    def __init__(self, mask: np.ndarray, width_l0: int, height_l0: int) -> None:
-        self.mask = mask
-        self._scale_x, self._scale_y = mask.shape[1] / width_l0, mask.shape[0] / height_l0
+    def __init__(self, mask: np.ndarray, scale: Scale) -> None:
+        self.mask, self._scale = mask, scale
 
     @classmethod
-    def of(cls, slide: Slide) -> Glass:
-        """Return a slide's glass; no part that cannot be decoded is glass.
-
-        One low-resolution read: on a slide without small levels all of it is decoded for that.
-
-        Raises:
-            PixelSizeError: the slide has no pixel size.
-            SlideError: it was removed or changed while it was being read.
-        """
-        mpp, (width, height) = slide.mpp, (slide.width, slide.height)
-        pixel_um = mask_mpp(width * mpp.x, height * mpp.y, TissueSettings.mpp)
-        size = max(1, round(width * mpp.x / pixel_um)), max(1, round(height * mpp.y / pixel_um))
-        small = _small(slide, *size)
-        slide.check_unchanged()
-        return cls(glass_mask(small), width, height)
+    def of(cls, overview: Overview) -> Glass:
+        """Return a slide's glass; no part that cannot be decoded is glass."""
+        return cls(glass_mask(overview.rgb), overview.scale)
 
     def is_glass(self, box_l0: BoxL0) -> bool:
         """Return whether a box, and a pixel of 8 um around it, holds nothing but bare glass.
@@ -78,8 +62,8 @@ class Glass:
         if len(x0_l0) == 0:
             return np.zeros(0, bool)
         height, width = self.mask.shape
-        left, right = _grown(x0_l0, x1_l0, self._scale_x, width)
-        top, bottom = _grown(y0_l0, y1_l0, self._scale_y, height)
+        left, right = _grown(x0_l0, x1_l0, self._scale.x, width)
+        top, bottom = _grown(y0_l0, y1_l0, self._scale.y, height)
         first = int(top.min())
         other = _sums(~self.mask[first : int(bottom.max())])
         top, bottom = top - first, bottom - first
@@ -89,83 +73,75 @@ class Glass:
 
 def glass_mask(rgb: np.ndarray) -> np.ndarray:
     """Return where bare glass is, bool [H, W], in uint8 RGB [H, W, 3] of about 8 um a pixel."""
-    filling = rgb.min(2) >= FILLING
-    even = np.ones(filling.shape, bool)
+    colour = _colour_of_glass(rgb)
+    mask = np.empty(rgb.shape[:2], bool)
+    for top, above, part in _parts_of(rgb):
+        like = _filling(part)
+        if colour is not None:
+            low, high = colour - GREY_LEVELS, colour + GREY_LEVELS
+            like |= ((part >= low) & (part <= high)).all(2)
+        rows = mask[top : top + PART_ROWS]
+        rows[:] = (like & _even(part))[above : above + len(rows)]
+    return mask
+
+
+def _parts_of(rgb: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Yield where rows of a picture begin, how many rows above come along, and those rows.
+
+    One row more at each end: each pixel has its neighbours.
+    """
+    for top in range(0, len(rgb), PART_ROWS):
+        above = min(top, 1)
+        yield top, above, rgb[top - above : top + PART_ROWS + 1]
+
+
+def _filling(rgb: np.ndarray) -> np.ndarray:
+    """Return where scanners did not look, bool [H, W]."""
+    return rgb.min(2) >= FILLING
+
+
+def _even(rgb: np.ndarray) -> np.ndarray:
+    """Return which pixels are as all around them, bool [H, W]."""
+    even = np.ones(rgb.shape[:2], bool)
     for c in range(3):
         highest = ndimage.maximum_filter(rgb[..., c], 3, mode="nearest")
         even &= highest - ndimage.minimum_filter(rgb[..., c], 3, mode="nearest") <= GREY_LEVELS
-    colour = _colour_of_glass(rgb[even & ~filling], filling.size)
-    alike = filling
-    if colour is not None:
-        low, high = colour - GREY_LEVELS, colour + GREY_LEVELS
-        alike = filling | ((rgb >= low) & (rgb <= high)).all(2)
-    return alike & even
+    return even
 
 
-def _colour_of_glass(even: np.ndarray, pixels: int) -> np.ndarray | None:
-    """Return the colour of glass, float [3], by the even pixels [N, 3]; None where none is known.
+def _colour_of_glass(rgb: np.ndarray) -> np.ndarray | None:
+    """Return the colour of glass, float [3]; None where none is known.
 
-    Nothing on a slide lets through more light, so the brightest decide.
+    Nothing on a slide lets through more light, so the brightest of the even, grey pixels decide.
     """
-    darkest, brightest = even.min(1), even.max(1)
-    grey = even[(darkest >= DARKEST) & (brightest - darkest <= MOST_COLOURED)]
-    if len(grey) < max(LEAST_PIXELS, pixels / 1000):
+    found = []
+    for _, above, part in _parts_of(rgb):
+        kept = slice(above, above + PART_ROWS)
+        even = part[kept][(_even(part) & ~_filling(part))[kept]]
+        darkest, brightest = even.min(1), even.max(1)
+        found.append(even[(darkest >= DARKEST) & (brightest - darkest <= MOST_COLOURED)])
+    grey = np.concatenate(found)
+    if len(grey) < max(LEAST_PIXELS, rgb[..., 0].size / 1000):
         return None
-    light = grey.mean(1)
-    bright = grey[light >= np.percentile(light, 95) - GREY_LEVELS]
+    sample = grey[:: -(-len(grey) // SAMPLE)]
+    light = sample.mean(1)
+    bright = sample[light >= np.percentile(light, 95) - GREY_LEVELS]
     return np.median(bright, axis=0)
-
-
-class _Part(NamedTuple):
-    """A part of the low-resolution image."""
-
-    x: int
-    y: int
-    width: int
-    height: int
-
-
-def _small(slide: Slide, width: int, height: int) -> np.ndarray:
-    """Return a slide at width x height, uint8 [height, width, 3]; black where it is damaged."""
-    small = np.zeros((height, width, 3), np.uint8)
-    box_of = partial(_box_l0, slide.width / width, slide.height / height)
-
-    def read(part: _Part) -> None:
-        out = small[part.y : part.y + part.height, part.x : part.x + part.width]
-        try:
-            out[...] = slide.read(box_of(part), part.width, part.height)
-        except UndecodableError:
-            slide.check_unchanged()  # or else the whole file is gone, not a part damaged
-
-    with ThreadPoolExecutor(default_threads(), "glass") as readers:
-        for _ in readers.map(read, _parts(width, height)):
-            pass
-    return small
-
-
-def _parts(width: int, height: int) -> Iterator[_Part]:
-    side = PART_PIXELS
-    for y in range(0, height, side):
-        for x in range(0, width, side):
-            yield _Part(x, y, min(side, width - x), min(side, height - y))
-
-
-def _box_l0(scale_x: float, scale_y: float, part: _Part) -> BoxL0:
-    right, bottom = part.x + part.width, part.y + part.height
-    return BoxL0(part.x * scale_x, part.y * scale_y, right * scale_x, bottom * scale_y)
 
 
 def _grown(
     start_l0: np.ndarray, end_l0: np.ndarray, scale: float, size: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the mask's pixels that stretches touch, and one more at each end, clipped."""
-    first = np.floor(np.asarray(start_l0) * scale).astype(int) - 1
-    last = np.ceil(np.asarray(end_l0) * scale).astype(int) + 1
+    first = np.floor(np.asarray(start_l0) / scale).astype(int) - 1
+    last = np.ceil(np.asarray(end_l0) / scale).astype(int) + 1
     return first.clip(0, size), last.clip(0, size)
 
 
 def _sums(mask: np.ndarray) -> np.ndarray:
     """Return how many are True above and left of each corner, int32 [h + 1, w + 1]."""
     sums = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), np.int32)
-    np.cumsum(np.cumsum(mask, 0, dtype=np.int32), 1, out=sums[1:, 1:])
+    inner = sums[1:, 1:]
+    np.cumsum(mask, 0, dtype=np.int32, out=inner)
+    np.cumsum(inner, 1, out=inner)
     return sums

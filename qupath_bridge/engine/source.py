@@ -6,7 +6,6 @@ shows is what its block has there: the same for all tiles, regions and processes
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +17,7 @@ import numpy as np
 
 from qupath_bridge.errors import UndecodableError
 from qupath_bridge.geometry import Scale
+from qupath_bridge.overview import default_threads
 from qupath_bridge.slide import Slide
 from qupath_bridge.tiles import Tile
 
@@ -30,7 +30,6 @@ AHEAD_BLOCKS = 64
 tiles need a new row of blocks all at once; decoding goes on meanwhile."""
 
 AHEAD_BATCHES = 256
-MOST_THREADS = 8
 
 Block = tuple[int, int]
 """Row and column of a block on the lattice."""
@@ -170,13 +169,6 @@ class TileSource:
                 return alone is not None
             _paste(pixels, block, tile, out)
         return True
-
-
-def default_threads() -> int:
-    """Return how many threads decode where nobody says: one for each core, at most 8."""
-    affinity = getattr(os, "sched_getaffinity", None)  # not on every system
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return max(1, min(cores, MOST_THREADS))
 
 
 def _paste(pixels: np.ndarray, block: Block, tile: Tile, out: np.ndarray) -> None:

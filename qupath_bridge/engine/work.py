@@ -17,6 +17,7 @@ from qupath_bridge.engine.sweep import Sweep
 from qupath_bridge.engine.tracing import SweepTracer, Traced
 from qupath_bridge.errors import SlideError
 from qupath_bridge.geometry import Region, Scale
+from qupath_bridge.overview import Overview
 from qupath_bridge.segment import Engine
 from qupath_bridge.slide import Slide
 from qupath_bridge.store import Made
@@ -42,13 +43,11 @@ class ImageWork:
     sweep: Sweep
 
     @classmethod
-    def of(cls, engine: Engine, slide: Slide, regions: Sequence[Region]) -> ImageWork:
-        """Return the work that regions of a slide are.
-
-        Raises:
-            SlideError: the slide cannot be read.
-        """
-        return cls(engine, slide, regions, engine.sweep(slide, regions))
+    def of(
+        cls, engine: Engine, slide: Slide, overview: Overview, regions: Sequence[Region]
+    ) -> ImageWork:
+        """Return the work that regions of a slide are."""
+        return cls(engine, slide, regions, engine.sweep(slide, overview, regions))
 
     def described(self, made: Made, batch: int) -> dict[str, Any]:
         """Return what bands depend on: what the result does, how they are cut, and the batch."""
@@ -145,5 +144,5 @@ def segment(
         SlideError: the slide cannot be read. ModelError: the model cannot be loaded.
     """
     with TemporaryDirectory(prefix="pathsegdiff-") as folder:
-        work = ImageWork.of(engine, slide, regions)
+        work = ImageWork.of(engine, slide, Overview.of(slide), regions)
         return list(work.done(Checkpoint(Path(folder)), engine.batch, advance).objects)

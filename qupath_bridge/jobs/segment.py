@@ -27,7 +27,8 @@ from qupath_bridge.measurements import (
     write_class_areas,
 )
 from qupath_bridge.overlay import draw_regions
-from qupath_bridge.regions import done_anew, regions_to_segment
+from qupath_bridge.overview import Overview
+from qupath_bridge.regions import choose_regions, done_anew, with_tissue
 from qupath_bridge.segment import Engine, Load, open_image
 from qupath_bridge.settings import RunSettings, read_settings
 from qupath_bridge.slide import MPP_OPTION, Slide
@@ -51,13 +52,16 @@ def segment(
     image = sample.image.at(order.paths[0])
     with open_image(image, engine.settings) as slide:
         _check_pixel_size(slide)
-        found = regions_to_segment(slide, sample.annotations(), engine.settings.regions)
+        size_l0 = (slide.width, slide.height)
+        chosen = choose_regions(size_l0, sample.annotations(), engine.settings.regions)
+        overview = Overview.of(slide)
+        found = with_tissue(chosen, overview)
         for warning in found.warnings:
             teller.warn(warning)
-        work = ImageWork.of(engine, slide, found.regions)
+        work = ImageWork.of(engine, slide, overview, found.regions)
         teller.stage("loading the model")
         checkpoint = Checkpoint(folder.checkpoint)
-        made = made_from(engine.card, engine.heads, engine.settings, slide, found)
+        made = made_from(engine.card, engine.heads, engine.settings, slide, chosen)
         begun = checkpoint.begin(work.described(made, engine.batch), False, teller.warn)
         teller.begin_tiles(len(work.sweep.tiles))
         found_there = work.done(checkpoint, begun["batch"], teller.advance)

@@ -34,6 +34,7 @@ from model.segmenter import Segmenter  # noqa: E402
 from qupath_bridge.demo.drawing import draw_slide  # noqa: E402
 from qupath_bridge.engine.work import segment  # noqa: E402
 from qupath_bridge.geometry import Region  # noqa: E402
+from qupath_bridge.overview import Overview  # noqa: E402
 from qupath_bridge.segment import Engine  # noqa: E402
 from qupath_bridge.settings import RunSettings  # noqa: E402
 from qupath_bridge.slide import open_slide  # noqa: E402
@@ -95,7 +96,7 @@ def end_to_end(segmenter: Segmenter, side: int, folder: Path) -> tuple[int, int,
     engine = Engine(folder, card, ["tissue"], settings, lambda *_: segmenter)
     regions = [Region("whole", "whole", "", box(0, 0, side, side))]
     with open_slide(path) as slide:
-        patches = len(engine.sweep(slide, regions).tiles)
+        patches = len(engine.sweep(slide, Overview.of(slide), regions).tiles)
         begin = time.perf_counter()
         objects = len(segment(engine, slide, regions, lambda count: None))
         return patches, objects, time.perf_counter() - begin

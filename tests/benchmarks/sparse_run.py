@@ -24,7 +24,8 @@ from qupath_bridge.detections import Detection
 from qupath_bridge.engine.checkpoint import Checkpoint
 from qupath_bridge.engine.work import ImageWork
 from qupath_bridge.featurecollection import write_detections
-from qupath_bridge.regions import regions_to_segment
+from qupath_bridge.overview import Overview
+from qupath_bridge.regions import tissue_region
 from qupath_bridge.slide import open_slide
 
 
@@ -53,8 +54,9 @@ def main() -> None:
     loaded = peak_mib()
     began = time.perf_counter()
     with open_slide(chosen.slide) as slide, tempfile.TemporaryDirectory() as folder:
-        regions = regions_to_segment(slide, [], "tissue").regions
-        work = ImageWork.of(engine, slide, regions)
+        overview = Overview.of(slide)
+        regions = [tissue_region(overview)]
+        work = ImageWork.of(engine, slide, overview, regions)
         found = work.done(Checkpoint(Path(folder)), engine.batch, count.tile)
         write_detections(Path(folder) / "objects.geojson.gz", count.through(found.objects))
         mm2 = sum(r.outline_l0.area for r in regions) * slide.mpp.x * slide.mpp.y / 1e6
