@@ -17,6 +17,7 @@ from model.errors import ModelError
 from model.features import FeatureExtractor
 from model.fused import FusedResnet, compiles_on
 from model.head import Head
+from model.lanes import in_lanes
 from model.lean import LeanResnet, make_head_lean, make_lean
 from model.novelty import embed
 from model.runner import HostRunner, Network, Runner, Scores
@@ -88,11 +89,15 @@ class Segmenter:
         """Yield the probabilities of each batch, in order, with the key that came with it.
 
         The batches are (key, tiles, origins_m), the latter as `probabilities` takes them, whose
-        numbers these are. A GPU works on the next batch while one that is done is with the caller.
+        numbers these are, but for the last bits. A GPU works on the next batch while one that is
+        done is with the caller; a CPU on one batch per core, and their number changes no bit.
 
         Raises:
             ModelError: the device failed, or not even one tile fits into its memory.
         """
+        if self.device.type == "cpu":
+            yield from in_lanes(self.probabilities, batches)
+            return
         at_work: deque[tuple[Key, Any]] = deque()
         for key, tiles, origins_m in batches:
             at_work.append((key, self._started(tiles, origins_m)))

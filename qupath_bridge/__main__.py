@@ -2,4 +2,5 @@
 
 from qupath_bridge.cli import main
 
-main(prog_name="qupath-pathsegdiff")
+if __name__ == "__main__":  # the workers of a local cluster import this as well
+    main(prog_name="qupath-pathsegdiff")

@@ -59,7 +59,7 @@ def run(project: Path, dry_run: bool, **flags: Any) -> None:
     click.echo(report.summary())
     if report.interrupted:
         leave_interrupted()
-    sys.exit(1 if report.failed else 0)
+    sys.exit(1 if report.failed or report.ended else 0)
 
 
 @main.command(short_help="Write a project's class areas as TSV or CSV.")

@@ -16,7 +16,9 @@ PathSegDiffError
 |   |-- QueueFullError     too many jobs are waiting
 |   |-- UnknownJobError    there is no job of that id
 |   `-- DiskFullError      a job cannot be kept: the disk refused to write
-`-- ServerError          a server cannot start, or none can be reached
+|-- ServerError          a server cannot start, or none can be reached
+|-- ClusterError         a Dask cluster cannot be reached, or is lost: the run ends
+`-- TaskError            no worker of a cluster can do its part of an image
 
 model.errors.ModelError  stands beside the tree: `model` never imports this package
 """
@@ -105,6 +107,14 @@ class DiskFullError(JobError):
 
 class ServerError(PathSegDiffError):
     """A server cannot start, or none can be reached."""
+
+
+class ClusterError(PathSegDiffError):
+    """A Dask cluster cannot be reached or is lost; what is finished is kept."""
+
+
+class TaskError(PathSegDiffError):
+    """No worker of a cluster can do its part of an image; other images may well be done."""
 
 
 EXPECTED_ERRORS = (PathSegDiffError, ModelError)

@@ -38,10 +38,14 @@ class Outcome:
 
 @dataclass
 class RunReport:
-    """What became of all images of a run."""
+    """What became of all images of a run.
+
+    ended: why the run ended before its last image; "" where it did not.
+    """
 
     outcomes: list[Outcome] = field(default_factory=list)
     interrupted: bool = False
+    ended: str = ""
     table: Path | None = None
 
     @property
@@ -56,6 +60,8 @@ class RunReport:
         lines = [f"failed: {o.image}: {o.message}" for o in self.failed]
         if self.table is not None:
             lines.append(f"class areas: {self.table}")
+        if self.ended:
+            lines.append(f"ended: {self.ended}")
         if self.interrupted:
             lines.append("interrupted; images not listed were not begun or not finished")
         lines.append(" / ".join(f"{count} {status}" for status, count in counts.items()))
@@ -71,6 +77,7 @@ def write_run_json(
     content = {
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "interrupted": report.interrupted,
+        "ended": report.ended,
         "project": project.path.name,
         "backend": project.reason,
         "settings": asdict(settings),

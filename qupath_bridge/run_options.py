@@ -78,6 +78,15 @@ OPTIONS = {
             DEFAULTS.backend,
         ),
     ),
+    "scheduler": click.option(
+        "--scheduler",
+        metavar="tcp://HOST:PORT|local:N",
+        help=_shown(
+            "Have a Dask cluster compute: that of a scheduler's address, or N processes started"
+            " here.",
+            "compute in this process",
+        ),
+    ),
     "overlap": click.option(
         "--overlap",
         type=float,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -15,6 +16,8 @@ from qupath_bridge.errors import SettingsError
 ENVIRONMENT_PREFIX = "QUPATH_PATHSEGDIFF_"
 REGION_MODES = ("auto", "annotations", "tissue", "slide")
 BACKENDS = ("auto", "paquo", "portable")
+SCHEDULERS = "local:N, tcp://HOST:PORT or tls://HOST:PORT"
+_SCHEDULER = re.compile(r"local:[1-9][0-9]{0,3}|(tcp|tls)://[^\s/]+:[0-9]{1,5}")
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class RunSettings:
     min_object_um2, min_hole_um2: smaller ones are merged into what surrounds them.
     simplify_um: how far outlines may move. batch_size: patches per pass; 0 chooses.
     precision: float32, or bf16, which a GPU that knows it takes by itself.
+    scheduler: of the Dask cluster that computes, see SCHEDULERS; "" computes here.
     """
 
     images: tuple[str, ...] = ()
@@ -38,6 +42,7 @@ class RunSettings:
     mpp: float | None = None
     batch_size: int = 0
     backend: str = "auto"
+    scheduler: str = ""
     restart: bool = False
     overlap: float = 0.5
     min_object_um2: float = 200.0
@@ -47,6 +52,8 @@ class RunSettings:
     def __post_init__(self) -> None:
         _one_of("regions", self.regions, REGION_MODES)
         _one_of("backend", self.backend, BACKENDS)
+        if self.scheduler and not _SCHEDULER.fullmatch(self.scheduler):
+            raise SettingsError(f"scheduler must be {SCHEDULERS}; got {self.scheduler!r}")
         _in_range("overlap", self.overlap, 0.0, 0.75)
         _in_range("batch_size", self.batch_size, 0, 4096)
         _in_range("simplify_um", self.simplify_um, 0.0, 50.0)

@@ -24,8 +24,9 @@ from qupath_bridge.engine.compute import Advance
 from qupath_bridge.engine.source import TileSource
 from qupath_bridge.errors import EXPECTED_ERRORS, RegionError, SettingsError
 from qupath_bridge.geometry import Scale
+from qupath_bridge.image_run import Run
 from qupath_bridge.overview import Overview
-from qupath_bridge.pipeline import Run, opened_for_writing
+from qupath_bridge.pipeline import opened_for_writing
 from qupath_bridge.progress import Reporter
 from qupath_bridge.project.base import Annotation, ProjectImage, Suggestion
 from qupath_bridge.regions import tissue_region

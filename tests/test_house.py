@@ -22,6 +22,8 @@ HOMES = {
     "flask": "qupath_bridge/server",
     "werkzeug": "qupath_bridge/server",
     "waitress": "qupath_bridge/server",
+    "distributed": "qupath_bridge/engine",
+    "dask": "qupath_bridge/engine",
     "filelock": "qupath_bridge/lock",
 }
 # Looks at versions and devices, and so touches what it looks at.

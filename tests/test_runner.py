@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -81,10 +82,40 @@ def test_a_stream_gives_the_numbers_of_single_calls_in_order_with_their_keys(seg
         expected = segmenter.probabilities(tiles, origins)
         assert found.keys() == expected.keys() == {"first", "second"}
         for head in expected:
-            np.testing.assert_array_equal(found[head], expected[head])
+            np.testing.assert_allclose(found[head], expected[head], atol=1e-5)
 
 
-def test_on_the_cpu_a_stream_takes_no_batch_before_the_last_result_was_read(segmenter):
+@pytest.fixture
+def set_cores():
+    """Return what sets how many cores torch has; afterwards it has those of before."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_the_number_of_cores_changes_no_bit_of_a_stream(segmenter, set_cores):
+    batches = [(seed, *batch(3, seed)) for seed in range(6)]
+    set_cores(1)
+    expected = dict(segmenter.stream(batches))
+    for cores in (2, 3):
+        set_cores(cores)
+        found = dict(segmenter.stream(batches))
+        assert list(found) == list(expected)
+        for seed, of_heads in expected.items():
+            for head, scores in of_heads.items():
+                np.testing.assert_array_equal(found[seed][head], scores)
+
+
+def test_a_stream_in_lanes_ends_when_nobody_reads_on(segmenter, set_cores):
+    set_cores(2)
+    stream = segmenter.stream((seed, *batch(1, seed)) for seed in range(100))
+    next(stream)
+    stream.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("model")]
+
+
+def test_on_the_cpu_a_stream_takes_one_batch_more_than_it_computes(segmenter, set_cores):
+    set_cores(1)
     taken = []
 
     def batches() -> Iterator[tuple[int, np.ndarray, list[tuple[int, int]]]]:
@@ -93,7 +124,7 @@ def test_on_the_cpu_a_stream_takes_no_batch_before_the_last_result_was_read(segm
             yield (number, *batch(1, number))
 
     for number, _ in segmenter.stream(batches()):
-        assert taken == list(range(number + 1))
+        assert taken == list(range(min(number + 2, 3)))
     assert list(segmenter.stream(iter(()))) == []
 
 

@@ -55,11 +55,12 @@ class Computation:
             Follower("fuse") as follower,
         ):
             pixels_of = source.read_ahead(batch.tiles for batch in batches)
-            for batch, read in zip(batches, pixels_of, strict=True):
-                scores = self.model.probabilities(
-                    read.pixels, [(t.x_m, t.y_m) for t in batch.tiles]
-                )
-                follower.do(fusing.add, batch, scores, read.undecodable)
+            given = (
+                ((batch, read.undecodable), read.pixels, [(t.x_m, t.y_m) for t in batch.tiles])
+                for batch, read in zip(batches, pixels_of, strict=True)
+            )
+            for (batch, undecodable), scores in self.model.stream(given):
+                follower.do(fusing.add, batch, scores, undecodable)
                 if batch.band >= first:
                     advance(len(batch.tiles))
             follower.do(fusing.finish_before, end)

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,10 @@ def lazyslide(chosen: argparse.Namespace) -> str | None:
     return "--lazyslide names a Python without LazySlide" if there.returncode else None
 
 
+def dask(chosen: argparse.Namespace) -> str | None:
+    return None if find_spec("distributed") else "no Dask: pip install distributed"
+
+
 @dataclass(frozen=True)
 class Benchmark:
     """A script of this folder, what it is told, what it is told to be quick, and what it needs.
@@ -69,6 +74,7 @@ class Benchmark:
 
 
 BENCHMARKS = (
+    Benchmark("cluster", (), ("--images=2", "--side=512", "--repeat=1"), dask),
     Benchmark("head_fused", ("head_fused",), ("--quick",), script="adapted"),
     Benchmark("pipe", ("pipe", "--slide={slide}"), ("--quick",), script="adapted"),
     Benchmark("tracing", ("--rows",), ("--side=1024",)),
