@@ -1,7 +1,7 @@
 """What tiles, and the whole engine, cost beside the bare decoding of the same pixels.
 
     python tests/benchmarks/pipe.py decode [--slide FILE --mpp UM] [--side PIXELS] [--threads N]
-    python tests/benchmarks/pipe.py free|model [--slide FILE --mpp UM] [--side PIXELS]
+    python tests/benchmarks/pipe.py free|model [--slide FILE --mpp UM] [--side PX] [--region PX]
 
 decode: all tiles of a slide, overlapping by half, from `TileSource`, against OpenSlide itself
 reading the same level pixels once, to RGB arrays, in large aligned blocks, with as many threads;
@@ -25,13 +25,13 @@ import numpy as np
 import openslide
 from measuring import wall_and_cpu
 from shapely.geometry import box
-from whole_engine import engine_times, free_engine, model_engine
+from whole_engine import Repeated, engine_times, free_engine, model_engine, repeated
 
 from model import find_model
 from qupath_bridge.demo.drawing import draw_slide
 from qupath_bridge.demo.tiff import write_pyramid
 from qupath_bridge.engine.source import TileSource, default_threads
-from qupath_bridge.geometry import Mpp, Scale
+from qupath_bridge.geometry import BoxL0, Mpp, Scale
 from qupath_bridge.segment import Engine
 from qupath_bridge.slide import open_slide
 from qupath_bridge.tiles import TilePlan, tiles_of
@@ -49,17 +49,17 @@ def write_slide(path: Path, side: int) -> None:
     write_pyramid(path, np.tile(drawn, (side // DRAWN, side // DRAWN, 1)), 0.5)
 
 
-def decode_raw(path: Path, level: int, threads: int) -> int:
-    """Return how many pixels a level has, all of them decoded."""
+def decode_raw(path: Path, level: int, threads: int, box_l0: BoxL0 | None = None) -> int:
+    """Return how many pixels a level has, or a box of it, all of them decoded."""
     with openslide.OpenSlide(path) as slide, ThreadPoolExecutor(threads) as pool:
-        width, height = slide.level_dimensions[level]
+        x0, y0, x1, y1 = box_l0 or (0, 0, *slide.dimensions)
         downsample = slide.level_downsamples[level]
+        width, height = round((x1 - x0) / downsample), round((y1 - y0) / downsample)
 
         def read(corner: tuple[int, int]) -> None:
-            size = tuple(
-                min(RAW_BLOCK, full - at) for full, at in zip((width, height), corner, strict=True)
-            )
-            corner_l0 = tuple(round(at * downsample) for at in corner)
+            x, y = corner
+            size = min(RAW_BLOCK, width - x), min(RAW_BLOCK, height - y)
+            corner_l0 = round(x0 + x * downsample), round(y0 + y * downsample)
             np.asarray(slide.read_region(corner_l0, level, size).convert("RGB"))
 
         corners = [(x, y) for y in range(0, height, RAW_BLOCK) for x in range(0, width, RAW_BLOCK)]
@@ -124,21 +124,15 @@ def line(name: str, found: dict[str, float]) -> str:
     )
 
 
-def engine_ratio(
-    slide_path: Path,
-    engine: Engine,
-    alone: bool,
-    mpp: Mpp | None = None,
-    repeat: int = 3,
-) -> dict[str, float]:
+def engine_ratio(it: Repeated, alone: bool, repeat: int = 3) -> dict[str, float]:
     """Return seconds of the engine and its floors, and the ratio to the larger one.
 
     alone: whether the model is a floor too, or costs nothing.
     """
     threads = default_threads()
-    level = level_read(slide_path, mpp, engine.card.mpp)
-    raw = partial(decode_raw, slide_path, level, threads)
-    found = engine_times(slide_path, mpp, engine, raw, repeat, alone)
+    level = level_read(it.path, it.mpp, it.engine.card.mpp)
+    raw = partial(decode_raw, it.path, level, threads, it.box_l0)
+    found = engine_times(it, raw, alone, repeat)
     floor = max(found["raw_wall"], found.get("model_wall", 0.0))
     return found | {"threads": threads, "floor": floor, "ratio": found["engine_wall"] / floor}
 
@@ -150,24 +144,19 @@ def engine_line(name: str, found: dict[str, float]) -> str:
         for who in ("raw", "model", "engine")
         if f"{who}_wall" in found
     ]
-    return (
-        f"{name:44} {found['threads']:2} threads  {'  '.join(times)}  ratio {found['ratio']:.2f}"
-        f"  ({found['objects']} objects; the overview took {found['overview_wall']:.2f} s before)"
-    )
+    what = f"{name:30} {found['objects']} objects, {found['threads']:2} threads"
+    return f"{what}  {'  '.join(times)}  ratio {found['ratio']:.2f}"
 
 
 def whole(chosen: argparse.Namespace, engine: Engine, alone: bool) -> None:
     """Print a line of the engine for the generated slide, or for --slide if there is one."""
-    mpp = Mpp(chosen.mpp, chosen.mpp) if chosen.mpp else None
-    if chosen.slide:
-        found = engine_ratio(chosen.slide, engine, alone, mpp, chosen.repeat)
-        print(engine_line(chosen.slide.name, found))
-        return
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "drawn.tif"
-        write_slide(path, chosen.side)
-        found = engine_ratio(path, engine, alone, None, chosen.repeat)
-        print(engine_line(f"generated, {chosen.side} px", found))
+        path = chosen.slide or Path(folder) / "drawn.tif"
+        if not chosen.slide:
+            write_slide(path, chosen.side)
+        mpp = Mpp(chosen.mpp, chosen.mpp) if chosen.mpp else None
+        it = repeated(path, mpp, engine, chosen.region)
+        print(engine_line(path.name, engine_ratio(it, alone, chosen.repeat)))
 
 
 def decode(chosen: argparse.Namespace) -> None:
@@ -194,6 +183,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=8192)
     parser.add_argument("--threads", type=int, help="of decode")
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--region", type=int, help="of free, model: a square in the middle, px")
     parser.add_argument("--model", help="of model; default: the shipped one")
     chosen = parser.parse_args()
     if chosen.what == "decode":

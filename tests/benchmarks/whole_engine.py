@@ -1,7 +1,7 @@
 """The whole engine, from an opened slide to objects on disk, against its floors; for pipe.py.
 
 Engine: `ImageWork.of(...).done(...)`, with the checkpoint, tracing and spooling; the slide's
-overview, of which a slide without small levels is decoded whole, is made before.
+overview, for which a slide without small levels is decoded whole, is made before.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from model.home import DEFAULT_MODEL
 from qupath_bridge.engine.checkpoint import Checkpoint
 from qupath_bridge.engine.source import TileSource
 from qupath_bridge.engine.work import ImageWork
-from qupath_bridge.geometry import Mpp, Region
+from qupath_bridge.geometry import BoxL0, Mpp, Region
 from qupath_bridge.overview import Overview
 from qupath_bridge.segment import Engine
 from qupath_bridge.settings import RunSettings
@@ -98,13 +98,14 @@ def model_engine(folder: Path) -> Engine:
 
 
 @dataclass(frozen=True)
-class WholeSlide:
-    """A slide to be segmented whole, again and again, opened anew each time."""
+class Repeated:
+    """A box of a slide that is segmented again and again, the slide opened anew each time."""
 
     path: Path
     mpp: Mpp | None
     engine: Engine
     overview: Overview
+    box_l0: BoxL0
 
     def run(self) -> int:
         """Segment it, and return how many objects it has."""
@@ -124,27 +125,31 @@ class WholeSlide:
     @contextmanager
     def _opened(self) -> Iterator[ImageWork]:
         with open_slide(self.path, self.mpp) as slide:
-            whole = Region("whole", "whole", "", box(0, 0, slide.width, slide.height))
-            yield ImageWork.of(self.engine, slide, self.overview, [whole])
+            region = Region("box", "box", "annotation", box(*self.box_l0))
+            yield ImageWork.of(self.engine, slide, self.overview, [region])
+
+
+def repeated(path: Path, mpp: Mpp | None, engine: Engine, side: int | None) -> Repeated:
+    """Return the square of `side` level-0 px in a slide's middle, or the whole slide."""
+    with open_slide(path, mpp) as slide:
+        width, height = (min(side or full, full) for full in (slide.width, slide.height))
+        x, y = (slide.width - width) // 2, (slide.height - height) // 2
+        return Repeated(path, mpp, engine, Overview.of(slide), BoxL0(x, y, x + width, y + height))
 
 
 def engine_times(
-    path: Path, mpp: Mpp | None, engine: Engine, raw: Callable[[], object], repeat: int, alone: bool
+    it: Repeated, raw: Callable[[], object], alone: bool, repeat: int
 ) -> dict[str, float]:
     """Return the least wall and CPU seconds of raw decoding, the engine, and the model alone.
 
     They take turns. alone: whether to measure the model on the same tiles from memory.
     """
-    with open_slide(path, mpp) as slide:
-        made: list[Overview] = []
-        overview_wall, _ = wall_and_cpu(lambda: made.append(Overview.of(slide)))
-    whole = WholeSlide(path, mpp, engine, made[0])
-    found = {"overview_wall": overview_wall, "objects": whole.run()}  # all is loaded and warm now
-    ways: dict[str, Callable[[], object]] = {"raw": raw, "engine": whole.run}
+    found: dict[str, float] = {"objects": it.run()}  # all is loaded and warm now
+    ways: dict[str, Callable[[], object]] = {"raw": raw, "engine": it.run}
     if alone:
-        pixels, origins_m = whole.tiles()
+        pixels, origins_m = it.tiles()
         found["tiles"] = len(pixels)
-        ways["model"] = lambda: model_alone(engine, pixels, origins_m)
+        ways["model"] = lambda: model_alone(it.engine, pixels, origins_m)
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for _ in range(repeat):
         for name, way in ways.items():
