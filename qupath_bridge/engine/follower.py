@@ -2,22 +2,48 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self
 
+_here = threading.local()
+
+
+class DroppedError(Exception):
+    """What a follower is doing is of no use any more; nobody gets to see this."""
+
+
+def check_wanted() -> None:
+    """End what the follower of this thread is doing, if its caller failed or was interrupted.
+
+    What takes long asks now and then. In other threads it does nothing.
+
+    Raises:
+        DroppedError: it is not wanted any more.
+    """
+    dropped: threading.Event | None = getattr(_here, "dropped", None)
+    if dropped is not None and dropped.is_set():
+        raise DroppedError
+
+
+def _begin(dropped: threading.Event) -> None:
+    _here.dropped = dropped
+
 
 class Follower:
     """Does what it is told, one thing after the other, while its caller goes on.
 
     ahead: how many things may wait; then the caller does. A context manager: leaving it waits for
-    all that was told, or, where the caller failed, for what is being done.
+    all that was told, or, where the caller failed or is interrupted, until what is being done asks
+    `check_wanted` or ends.
     """
 
     def __init__(self, name: str, ahead: int = 2) -> None:
-        self._thread = ThreadPoolExecutor(1, name)
+        self._dropped = threading.Event()
+        self._thread = ThreadPoolExecutor(1, name, _begin, (self._dropped,))
         self._ahead = ahead
         self._waiting: deque[Future[None]] = deque()
 
@@ -39,5 +65,6 @@ class Follower:
         try:
             while kind is None and self._waiting:
                 self._waiting.popleft().result()
-        finally:
+        finally:  # all is done, or what is left is not wanted
+            self._dropped.set()
             self._thread.shutdown(wait=True, cancel_futures=True)
