@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from qupath_bridge.engine.follower import Follower, check_wanted
+from qupath_bridge.engine.follower import Follower
+from qupath_bridge.wanted import check_wanted
 
 
 def test_what_is_told_is_done_in_order_before_it_is_left():

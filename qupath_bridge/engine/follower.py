@@ -9,28 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self
 
-_here = threading.local()
-
-
-class DroppedError(Exception):
-    """What a follower is doing is of no use any more; nobody gets to see this."""
-
-
-def check_wanted() -> None:
-    """End what the follower of this thread is doing, if its caller failed or was interrupted.
-
-    What takes long asks now and then. In other threads it does nothing.
-
-    Raises:
-        DroppedError: it is not wanted any more.
-    """
-    dropped: threading.Event | None = getattr(_here, "dropped", None)
-    if dropped is not None and dropped.is_set():
-        raise DroppedError
-
-
-def _begin(dropped: threading.Event) -> None:
-    _here.dropped = dropped
+from qupath_bridge.wanted import drop_when
 
 
 class Follower:
@@ -43,7 +22,7 @@ class Follower:
 
     def __init__(self, name: str, ahead: int = 2) -> None:
         self._dropped = threading.Event()
-        self._thread = ThreadPoolExecutor(1, name, _begin, (self._dropped,))
+        self._thread = ThreadPoolExecutor(1, name, drop_when, (self._dropped,))
         self._ahead = ahead
         self._waiting: deque[Future[None]] = deque()
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from model import HeadClass
 from qupath_bridge.classmap import MapFrame
-from qupath_bridge.engine.follower import check_wanted
 from qupath_bridge.engine.fused import FusedBand
 from qupath_bridge.engine.spool import ObjectSpool
 from qupath_bridge.engine.sweep import Sweep
 from qupath_bridge.geometry import Region, Scale
 from qupath_bridge.heads import HeadTracer
 from qupath_bridge.measurements import make_detections
-from qupath_bridge.polygons import PolygonSettings, TracedObject
+from qupath_bridge.polygons import PolygonSettings
 from qupath_bridge.slide import Slide
 
 
@@ -64,7 +63,7 @@ class SweepTracer:
     def _write(self, region: int, head: str, tracer: HeadTracer) -> None:
         image = self._image
         found = make_detections(
-            _while_wanted(tracer.objects()),
+            tracer.objects(),
             image.scale,
             image.slide.mpp,
             head,
@@ -72,10 +71,3 @@ class SweepTracer:
             image.classes[head],
         )
         self._spool.append(region, list(image.classes).index(head), found)
-
-
-def _while_wanted(objects: Iterable[TracedObject]) -> Iterator[TracedObject]:
-    """Yield objects until an interruption; of a large region they take long."""
-    for found in objects:
-        check_wanted()
-        yield found
