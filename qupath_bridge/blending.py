@@ -85,18 +85,22 @@ def _fill_winners(cells: Cells, scores: np.ndarray, weight: np.ndarray) -> np.nd
     """Fill cells [h, w] with what won of blended scores [K, h, w]; return which were seen."""
     # Class by class, so that each step runs over memory in one piece that fits in the cache.
     codes, best = np.zeros(weight.shape, np.uint8), scores[0].copy()
-    more = np.empty(weight.shape, bool)
     for code, score in enumerate(scores[1:], 1):
-        np.putmask(codes, np.greater(score, best, out=more), code)
+        _raise(codes, score > best, code)
         np.maximum(best, score, out=best)
     seen = weight > 0
-    codes[~seen] = NODATA
+    _raise(codes, ~seen, NODATA)
     divisor = np.maximum(weight, np.finfo(np.float32).tiny)  # 0 / tiny is 0
     best /= divisor
     cells.codes[:] = codes
     np.minimum(best, 1, out=cells.probability)  # rounding can exceed 1
     cells.entropy[:] = normalised_entropy(scores, divisor)
     return seen
+
+
+def _raise(codes: np.ndarray, where: np.ndarray, code: int) -> None:
+    """Set codes to one that is above all of them; many times as fast as by a mask."""
+    np.maximum(codes, where.view(np.uint8) * np.uint8(code), out=codes)
 
 
 def normalised_entropy(probabilities: np.ndarray, divisor: np.ndarray | float = 1.0) -> np.ndarray:

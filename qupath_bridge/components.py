@@ -16,6 +16,7 @@ from scipy import sparse
 from scipy.sparse import csgraph
 
 from qupath_bridge.classmap import NODATA
+from qupath_bridge.wanted import check_wanted
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,7 @@ class ComponentGraph:
         graph, component = _joined(whole)
         whole = replace(whole, edges=whole.edges[:0])
         while (given := _given_away(graph, *self._limits)) is not None:
+            check_wanted()
             graph, joined = _joined(given)
             component = joined[component]
         is_object = graph.codes != NODATA

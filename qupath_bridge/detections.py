@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import lru_cache
 from uuid import UUID
 
 import numpy as np
@@ -49,17 +50,21 @@ class Detection:
 
 def detection_id(head: str, region_id: str, contents: bytes) -> str:
     """Return the id of the detection of `head` in a region with these contents (class and WKB)."""
+    return str(UUID(int=_origin(head, region_id) | _bits(contents, 50)))
+
+
+@lru_cache(maxsize=256)
+def _origin(head: str, region_id: str) -> int:
+    """Return all bits of an id but those of the contents."""
     region = _bits(region_id.encode(), 24)
-    value = (
+    return (
         int(ID_PREFIX, 16) << 96
         | _bits(head.encode(), 16) << 80
         | 8 << 76
         | (region >> 12) << 64
         | 0b10 << 62
         | (region & 0xFFF) << 50
-        | _bits(contents, 50)
     )
-    return str(UUID(int=value))
 
 
 class TakenIds:
@@ -94,7 +99,7 @@ def _holds(run: np.ndarray, key: int) -> bool:
 
 
 def _low_bits(object_id: str) -> int:
-    return UUID(object_id).int & (2**64 - 1)
+    return int(object_id[19:23] + object_id[24:], 16)
 
 
 def is_ours(object_id: str) -> bool:

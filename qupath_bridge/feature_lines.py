@@ -53,8 +53,7 @@ def measurements_of(detection: Detection) -> dict[str, float]:
     return measured
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 
 def detection_of_line(line: str | bytes) -> Detection:

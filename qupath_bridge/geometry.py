@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+import numpy as np
+import shapely
 from shapely import affinity
 from shapely.geometry import MultiPolygon, Polygon
 from shapely.geometry.base import BaseGeometry
@@ -56,6 +58,11 @@ class Scale:
     def to_l0(self, geometry_m: BaseGeometry) -> BaseGeometry:
         """Return a geometry given in model pixels in level-0 pixels."""
         return affinity.affine_transform(geometry_m, [self.x, 0, 0, self.y, 0, 0])
+
+    def all_to_l0(self, geometries_m: np.ndarray) -> np.ndarray:
+        """Return what `to_l0` does of each of many geometries."""
+        # Adding 0 leaves no -0, as an affine transform leaves none.
+        return shapely.transform(geometries_m, lambda xy: xy * (self.x, self.y) + 0.0)
 
     def to_m(self, geometry_l0: BaseGeometry) -> BaseGeometry:
         """Return a geometry given in level-0 pixels in model pixels."""

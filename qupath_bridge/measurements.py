@@ -76,8 +76,8 @@ def make_detections(
     """
     ids, coming = TakenIds(), iter(traced)
     while objects := list(islice(coming, OBJECTS_AT_ONCE)):
-        outlines = np.array([scale.to_l0(o.outline_m) for o in objects], dtype=object)
-        outlines, owner = _on_grid(outlines)
+        outlines_m = np.array([o.outline_m for o in objects], dtype=object)
+        outlines, owner = _on_grid(scale.all_to_l0(outlines_m))
         described = (outlines, shapely.to_wkb(outlines), shapely.area(outlines), owner)
         for outline, wkb, area, index in zip(*described, strict=True):
             kind = classes[objects[index].code]

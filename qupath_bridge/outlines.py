@@ -24,6 +24,7 @@ from qupath_bridge.pieces import pieces_of
 from qupath_bridge.rim import IdStrip
 from qupath_bridge.rings import Assembly
 from qupath_bridge.simplify import simplified
+from qupath_bridge.wanted import check_wanted
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ def outlined(
     assembly = Assembly(objects)
     codes = np.append(absorbed.codes, np.uint8(NODATA))  # of -1
     for strip in strips:
+        check_wanted()
         pieces = simplified(pieces_of(strip, codes), tolerance_cells)
         polygons, found = assembly.add(strip, pieces)
         if len(found):

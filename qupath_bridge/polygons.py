@@ -18,6 +18,7 @@ from qupath_bridge.outlines import Outlined, outlined
 from qupath_bridge.packed import PackedStrips, packed
 from qupath_bridge.rim import id_strips
 from qupath_bridge.strips import QUANTUM, StripBuffer, framed, strip_rows
+from qupath_bridge.wanted import check_wanted
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,7 @@ class Tracer:
         parts, owner = clipped(polygons, self._outline_m, min_area=cell_m**2)
         codes, means = found.codes[owner].tolist(), (found.means.T[owner] * QUANTUM).tolist()
         for code, part, (probability, entropy) in zip(codes, parts, means, strict=True):
+            check_wanted()
             yield TracedObject(code, part, probability, entropy)
 
 

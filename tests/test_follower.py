@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 import threading
+import time
 
 import pytest
 
 from qupath_bridge.engine.follower import Follower
+from qupath_bridge.wanted import check_wanted
 
 
 def test_what_is_told_is_done_in_order_before_it_is_left():
@@ -70,3 +74,36 @@ def test_when_the_caller_fails_the_rest_is_dropped():
         threading.Timer(0.2, go.set).start()
         raise KeyError
     assert done == [0]
+
+
+def until_dropped(begun: threading.Event) -> None:
+    begun.set()
+    while True:
+        check_wanted()
+        time.sleep(0.001)
+
+
+def test_what_takes_long_ends_when_the_caller_fails():
+    begun = threading.Event()
+    with pytest.raises(KeyError), Follower("test") as follower:
+        follower.do(until_dropped, begun)
+        begun.wait(10)
+        raise KeyError
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+def test_what_takes_long_ends_when_waiting_for_it_is_interrupted():
+    def interrupted() -> None:
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        until_dropped(threading.Event())
+
+    with pytest.raises(KeyboardInterrupt), Follower("test") as follower:
+        follower.do(interrupted)
+
+
+def test_what_follows_nobody_is_wanted():
+    done: list[int] = []
+    with Follower("test") as follower:
+        follower.do(lambda: check_wanted() or done.append(1))
+    check_wanted()
+    assert done == [1]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +16,8 @@ from shapely.geometry import Point, Polygon, box
 
 from model.card import HeadCard, HeadClass, read_card
 from model.home import DEFAULT_MODEL
-from qupath_bridge.engine.work import segment
+from qupath_bridge.engine.checkpoint import Checkpoint
+from qupath_bridge.engine.work import ImageWork, segment
 from qupath_bridge.geometry import Mpp, Region
 from qupath_bridge.overview import Overview
 from qupath_bridge.segment import Engine
@@ -172,3 +176,30 @@ def test_overlapping_regions_see_the_same_scores(tmp_path):
     ]
     assert tumor[0].symmetric_difference(tumor[1]).area == pytest.approx(0, abs=0.1)
     assert len({d.id for d in detections}) == len(detections)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+def test_an_interruption_does_not_wait_for_a_region_that_is_being_traced(tmp_path):
+    rng = np.random.default_rng(3)
+    specks = rng.integers(0, 3, (400, 400)).repeat(2, 0).repeat(2, 1)
+    path = write(tmp_path / "specks.tif", COLORS[specks].astype(np.uint8))
+    whole, spool = region(box(0, 0, 800, 800)), tmp_path / "kept" / "objects" / "0-0.features"
+    ended = threading.Event()
+
+    def interrupt() -> None:
+        while not spool.exists() and not ended.wait(0.001):
+            pass
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    with open_slide(path, mpp=Mpp(0.5, 0.5)) as slide:
+        work = ImageWork.of(engine_of(), slide, Overview.of(slide), [whole])
+        threading.Thread(target=interrupt).start()
+        with pytest.raises(KeyboardInterrupt):
+            try:
+                work.done(Checkpoint(tmp_path / "kept"), 4, lambda n: None)
+            finally:
+                ended.set()
+        begun = len(spool.read_bytes().splitlines())
+        objects = list(work.done(Checkpoint(tmp_path / "kept"), 4, lambda n: None).objects)
+    assert 0 < begun < len(objects) / 2
+    assert len(work.engine.model.seen) == len(work.sweep.tiles)  # the bands were kept

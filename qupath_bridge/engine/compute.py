@@ -12,7 +12,7 @@ import numpy as np
 from model import HeadClass
 from qupath_bridge.engine.follower import Follower
 from qupath_bridge.engine.fused import BandFuser, FusedBand
-from qupath_bridge.engine.source import TileSource
+from qupath_bridge.engine.source import PixelBatch, TileSource
 from qupath_bridge.engine.sweep import Batch, Sweep
 from qupath_bridge.geometry import Scale
 from qupath_bridge.slide import Slide
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 Take = Callable[[int, FusedBand], None]
 Advance = Callable[[int], None]
+Key = tuple[Batch, frozenset[Tile]]
+Origins = list[tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -55,15 +57,18 @@ class Computation:
             Follower("fuse") as follower,
         ):
             pixels_of = source.read_ahead(batch.tiles for batch in batches)
-            given = (
-                ((batch, read.undecodable), read.pixels, [(t.x_m, t.y_m) for t in batch.tiles])
-                for batch, read in zip(batches, pixels_of, strict=True)
-            )
-            for (batch, undecodable), scores in self.model.stream(given):
+            coming = zip(batches, pixels_of, strict=True)
+            for (batch, undecodable), scores in self.model.stream(map(_given, coming)):
                 follower.do(fusing.add, batch, scores, undecodable)
                 if batch.band >= first:
                     advance(len(batch.tiles))
             follower.do(fusing.finish_before, end)
+
+
+def _given(batch_and_pixels: tuple[Batch, PixelBatch]) -> tuple[Key, np.ndarray, Origins]:
+    """Return a batch as the model takes it."""
+    batch, read = batch_and_pixels
+    return (batch, read.undecodable), read.pixels, [(t.x_m, t.y_m) for t in batch.tiles]
 
 
 class _Fusing:

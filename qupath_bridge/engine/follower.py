@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self
 
+from qupath_bridge.wanted import drop_when
+
 
 class Follower:
     """Does what it is told, one thing after the other, while its caller goes on.
 
     ahead: how many things may wait; then the caller does. A context manager: leaving it waits for
-    all that was told, or, where the caller failed, for what is being done.
+    all that was told, or, where the caller failed or is interrupted, until what is being done asks
+    `check_wanted` or ends.
     """
 
     def __init__(self, name: str, ahead: int = 2) -> None:
-        self._thread = ThreadPoolExecutor(1, name)
+        self._dropped = threading.Event()
+        self._thread = ThreadPoolExecutor(1, name, drop_when, (self._dropped,))
         self._ahead = ahead
         self._waiting: deque[Future[None]] = deque()
 
@@ -39,5 +44,6 @@ class Follower:
         try:
             while kind is None and self._waiting:
                 self._waiting.popleft().result()
-        finally:
+        finally:  # all is done, or what is left is not wanted
+            self._dropped.set()
             self._thread.shutdown(wait=True, cancel_futures=True)

@@ -14,6 +14,7 @@ from records import Record, records_option, tell
 
 HEAD_SIDES = (64, 256)  # the program's head; the patch's own side, as Baranchuk et al. 2022 have it
 DECODED_PX = 8192
+SEGMENTED_PX = 1024
 GPU_SIDE, GPU_PATCHES = 8192, 512
 
 
@@ -35,19 +36,49 @@ def head_fused(slide: Path | None, quick: bool) -> Iterator[Record]:
 
 
 def pipe(slide: Path | None, quick: bool) -> Iterator[Record]:
-    """Yield the seconds of all tiles against those of decoding the same pixels once."""
-    from pipe import decode_ratio, write_slide
+    """Yield the seconds of all tiles, and of the whole engine, against those of their floors."""
+    from pipe import decode_ratio, engine_ratio, write_slide
+    from whole_engine import free_engine, model_engine, repeated
+
+    from model.home import DEFAULT_MODEL
 
     side, repeats = (DECODED_PX // 4, 2) if quick else (DECODED_PX, 3)
     with tempfile.TemporaryDirectory() as folder:
         drawn = Path(folder) / "drawn.tif"
         write_slide(drawn, side)
-        for path, name in ((drawn, f"a drawn slide of {side} px"), (slide, slide and slide.name)):
-            if path:
-                found = decode_ratio(path, repeat=repeats)
-                what = f"all tiles of {name}, {found['threads']} threads"
-                times = found["tiles_wall"], found["raw_wall"]
-                yield Record("pipe", what, *times, "raw decoding", "s", 1.3, None, repeats)
+        paths = {f"a drawn slide of {side} px": drawn} | ({slide.name: slide} if slide else {})
+        for name, path in paths.items():
+            found = decode_ratio(path, repeat=repeats)
+            what = f"all tiles of {name}, {found['threads']} threads"
+            yield _pipe(what, found, "tiles", "raw", "raw decoding", 1.3, repeats)
+        for name, path in paths.items():
+            found = engine_ratio(repeated(path, None, free_engine(), None), False, repeats)
+            what = f"the engine with a free model, {name}"
+            yield from _wall_and_cpu(what, found, "raw", "raw decoding", 1.3, repeats)
+        name, path = paths.popitem()
+        region_px = SEGMENTED_PX // 2 if quick else SEGMENTED_PX
+        it = repeated(path, None, model_engine(DEFAULT_MODEL), region_px)
+        found = engine_ratio(it, True, repeats)
+        what = f"the engine with the shipped model, {region_px} px of {name}"
+        floor, other = ("model", "the model alone")
+        if found["raw_wall"] > found["model_wall"]:
+            floor, other = ("raw", "raw decoding")
+        yield from _wall_and_cpu(what, found, floor, other, 1.1, repeats)
+
+
+def _wall_and_cpu(
+    what: str, found: dict[str, float], floor: str, other: str, goal: float, repeats: int
+) -> Iterator[Record]:
+    yield _pipe(what, found, "engine", floor, other, goal, repeats)
+    times = found["engine_cpu"], found[f"{floor}_cpu"]
+    yield Record("pipe", what, *times, other, "CPU s", None, None, repeats)
+
+
+def _pipe(
+    what: str, found: dict[str, float], ours: str, floor: str, other: str, goal: float, repeats: int
+) -> Record:
+    times = found[f"{ours}_wall"], found[f"{floor}_wall"]
+    return Record("pipe", what, *times, other, "s", goal, None, repeats)
 
 
 def gpu_rate(slide: Path | None, quick: bool) -> Iterator[Record]:
