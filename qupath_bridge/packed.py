@@ -7,7 +7,9 @@ import weakref
 import zlib
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import IO
 
 import numpy as np
 from shapely.geometry.base import BaseGeometry
@@ -64,7 +66,7 @@ class PackedStrips:
     def __init__(self) -> None:
         self.rows = 0
         self._file = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY)  # noqa: SIM115
-        weakref.finalize(self, self._file.close)  # if never taken
+        weakref.finalize(self, _close, self._file)  # if never taken
         self._sizes: deque[tuple[int, int, int, int]] = deque()
 
     def append(self, strip: PackedStrip) -> None:
@@ -74,25 +76,45 @@ class PackedStrips:
             ProjectError: the disk for temporary files is full.
         """
         parts = (strip.lengths, strip.nodes, strip.rim)
-        try:
+        with _told():
             for part in parts:
                 self._file.write(part)
-        except OSError as error:
-            raise ProjectError(
-                f"cannot write into {tempfile.gettempdir()} ({error.strerror or error}); make room"
-                " on its disk, or set TMPDIR to a folder on another one, then run again"
-            ) from error
         lengths, nodes, rim = map(len, parts)
         self._sizes.append((strip.rows, lengths, nodes, rim))
         self.rows += strip.rows
 
     def taken(self) -> Iterator[PackedStrip]:
-        """Yield the strips, once."""
-        with self._file as stream:
-            stream.seek(0)
+        """Yield the strips, once.
+
+        Raises:
+            ProjectError: the disk for temporary files is full, or cannot be read.
+        """
+        try:
+            with _told():
+                self._file.seek(0)  # the last of them are written only now
             while self._sizes:
                 rows, *sizes = self._sizes.popleft()
-                yield PackedStrip(rows, *(stream.read(size) for size in sizes))
+                with _told():
+                    parts = [self._file.read(size) for size in sizes]
+                yield PackedStrip(rows, *parts)
+        finally:
+            _close(self._file)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ProjectError(
+            f"cannot write into {tempfile.gettempdir()} ({error.strerror or error}); make room"
+            " on its disk, or set TMPDIR to a folder on another one, then run again"
+        ) from error
+
+
+def _close(file: IO[bytes]) -> None:
+    with suppress(OSError):  # on a full disk there is something left to write, for nobody
+        file.close()
 
 
 def _packed(values: np.ndarray) -> bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
 from itertools import chain
 from pathlib import Path
@@ -158,13 +158,15 @@ class Run:
             outcome.warnings, outcome.regions = ready.found.warnings, len(ready.found.regions)
             for warning in outcome.warnings:
                 reporter.say(f"{image.name}: {warning}")
+            checkpoint = Checkpoint(self.store.of(image.entry_id) / "checkpoint")
             if self._is_done(image, ready.made):
                 outcome.status = "skipped"
                 reporter.say(f"{image.name}: already done; --restart does it again")
+                if checkpoint.is_of(asdict(ready.made)):
+                    checkpoint.remove()  # its run was ended when the image was just done
                 return
             work = self._work(ready)
             outcome.regions, outcome.tiles = len(work.regions), len(work.sweep.tiles)
-            checkpoint = Checkpoint(self.store.of(image.entry_id) / "checkpoint")
             found = self._found(image, index, work, ready.made, checkpoint, reporter)
             for warning in found.warnings:
                 reporter.say(f"{image.name}: {warning}")

@@ -114,8 +114,9 @@ class JobFolder:
         """Take away a result under way."""
         shutil.rmtree(self.work, ignore_errors=True)
 
-    def clear_checkpoint(self) -> None:
+    def clear_unfinished(self) -> None:
         """Take away what was computed so far: the job will not go on."""
+        self.clear_work()
         shutil.rmtree(self.checkpoint, ignore_errors=True)
 
     def remove(self) -> None:

@@ -6,6 +6,7 @@ import secrets
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from qupath_bridge.clock import now
@@ -136,7 +137,9 @@ class JobQueue:
             UnknownJobError: there is none of that id. DiskFullError: that cannot be kept.
         """
         self._store.job(job_id)
-        if not self._store.cancel_queued(job_id) and self._store.ask_cancel(job_id):
+        if self._store.cancel_queued(job_id):
+            JobFolder(self._jobs / job_id).clear_unfinished()  # of an earlier server
+        elif self._store.ask_cancel(job_id):
             self._feeder.wake()
         return self.job(job_id)
 
@@ -159,15 +162,17 @@ class JobQueue:
         for job_id, deaths, cancelled in self._store.left_running():
             folder = JobFolder(self._jobs / job_id)
             summary = folder.read_summary()
-            if summary is not None:
-                told = {"warnings": summary["warnings"], "result": summary["result"]}
-                self._store.finish(job_id, "done", folder.size_bytes(), **told)
-            elif cancelled:
-                self._store.finish(job_id, "cancelled", folder.size_bytes())
-            elif deaths + 1 >= MOST_DEATHS:
-                self._store.finish(job_id, "failed", folder.size_bytes(), error=_DEADLY)
-            else:
+            if summary is None and not cancelled and deaths + 1 < MOST_DEATHS:
                 self._store.requeue(job_id, deaths=1)
+                continue
+            folder.clear_unfinished()
+            finish = partial(self._store.finish, job_id, size_bytes=folder.size_bytes())
+            if summary is not None:
+                finish("done", warnings=summary["warnings"], result=summary["result"])
+            elif cancelled:
+                finish("cancelled")
+            else:
+                finish("failed", error=_DEADLY)
 
     def _check_room(self) -> None:
         free = shutil.disk_usage(self._jobs).free
