@@ -26,7 +26,8 @@ IN_MEMORY = 2**23  # bytes
 class PackedStrip:
     """What is kept of a strip until small components are known: its runs, and its rim.
 
-    The rim are cells without a class that get one because the region touches them or nearly so.
+    The rim are cells without a say that get a class because the region touches them or nearly so.
+    What has a say but no data, as where the slide is damaged, stays without a class.
     """
 
     rows: int
@@ -52,7 +53,7 @@ def packed(
     known, wanted = region_cells(outline_m, frame, strip.top, len(strip.codes))
     strip.codes[~known] = NODATA
     runs = graph.add(strip.codes, strip.measured)
-    rim = wanted & (strip.codes == NODATA)
+    rim = wanted & ~known
     rim[:, [0, -1]] = False
     rows = np.arange(strip.top, strip.top + len(rim))
     rim[(rows == 0) | (rows == frame.height - 1)] = False

@@ -158,12 +158,16 @@ class JobQueue:
         return replace(job, progress=running.progress, warnings=tuple(running.warnings))
 
     def _take_up(self) -> None:
-        """Deal with the jobs that ran when an earlier server died."""
+        """Deal with the jobs that ran when an earlier server died.
+
+        Its death speaks against a job that has not come further since the death before.
+        """
         for job_id, deaths, cancelled in self._store.left_running():
             folder = JobFolder(self._jobs / job_id)
             summary = folder.read_summary()
-            if summary is None and not cancelled and deaths + 1 < MOST_DEATHS:
-                self._store.requeue(job_id, deaths=1)
+            deaths += not folder.has_advanced()
+            if summary is None and not cancelled and deaths < MOST_DEATHS:
+                self._store.requeue(job_id, deaths)
                 continue
             folder.clear_unfinished()
             finish = partial(self._store.finish, job_id, size_bytes=folder.size_bytes())
@@ -188,8 +192,8 @@ class JobQueue:
 
 _DEADLY = Failure(
     "JobError",
-    f"the server ended unexpectedly {MOST_DEATHS} times while it did this job, so it is not begun"
-    " again; try a smaller region, or look into the server's log",
+    f"the server ended unexpectedly {MOST_DEATHS} times while it did this job and came no further,"
+    " so it is not begun again; try a smaller region, or look into the server's log",
 )
 
 
