@@ -124,6 +124,25 @@ def test_a_skipped_image_keeps_what_was_begun_of_it_with_other_settings(project_
     assert any("goes on" in text for text in said.said)
 
 
+def test_a_checkpoint_taken_away_meanwhile_fails_the_image_alone(project_of, settings):
+    project = project_of(AROUND)
+    checkpoint = project.parent / "pathsegdiff/1/checkpoint"
+
+    class Tidier(Telling):
+        def advance(self, tiles):
+            super().advance(tiles)
+            if checkpoints(project):
+                shutil.rmtree(checkpoint, ignore_errors=True)
+
+    outcome = done(project, settings, Tidier())
+    assert outcome.status == "failed"
+    assert outcome.message.startswith(f"{checkpoint} was taken away while it was written into")
+    assert done(project, settings).status == "done"
+    resumed = left_by(project)
+    assert done(project, RunSettings(**{**settings.__dict__, "restart": True})).status == "done"
+    assert left_by(project) == resumed
+
+
 def test_a_dry_run_leaves_a_checkpoint_alone(project_of, settings):
     project = project_of(AROUND)
     run_project(project, settings, Telling(40))

@@ -61,12 +61,11 @@ class Checkpoint:
         return made
 
     def is_of(self, made: Mapping[str, Any]) -> bool:
-        """Return whether bands are there that were made from this; how they are cut is not asked.
-
-        Raises:
-            ProjectError: the system refused to read.
-        """
-        return bool(kept := self._kept()) and kept.get("made") == _plain(made)
+        """Return whether bands are there, as far as can be read, that were made from this."""
+        try:
+            return self._kept().get("made") == _plain(made)
+        except ProjectError:
+            return False
 
     def has(self, band: int) -> bool:
         """Return whether there is a file of a band; it may still prove to be damaged."""
