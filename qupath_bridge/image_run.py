@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import chain
 
 from model import HeadClass
@@ -70,6 +70,7 @@ class ImageRun:
     def __init__(self, run: Run, image: ProjectImage, reporter: Reporter) -> None:
         self.outcome = Outcome(image.entry_id, image.name)
         self._run, self._image, self._reporter = run, image, reporter
+        self._checkpoint = Checkpoint(run.store.of(image.entry_id) / "checkpoint")
         self._open = ExitStack()
         self._ready: Prepared | None = None
         self._begun: Begun | None = None
@@ -84,6 +85,8 @@ class ImageRun:
             if is_done(self._run, self._image, ready.made):
                 self.outcome.status = "skipped"
                 self._say("already done; --restart does it again")
+                if self._checkpoint.is_of(asdict(ready.made)):
+                    self._checkpoint.remove()  # its run was ended when the image was just done
                 self._open.close()
             else:
                 self._begun = self._checkpointed(ready, computer)
@@ -117,7 +120,7 @@ class ImageRun:
         engine, work = self._run.engine, ready.work(self._run.engine)
         tiles = len(work.sweep.tiles)
         self.outcome.regions, self.outcome.tiles = len(work.regions), tiles
-        checkpoint = Checkpoint(self._run.store.of(self._image.entry_id) / "checkpoint")
+        checkpoint = self._checkpoint
         described = work.described(ready.made, computer.batch(engine))
         in_force = checkpoint.begin(described, self._run.settings.restart, self._say)
         done = sum(len(b.tiles) for b in work.sweep.bands if checkpoint.has(b.index))

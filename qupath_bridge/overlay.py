@@ -14,7 +14,8 @@ from shapely.geometry import Polygon
 from shapely.geometry.base import BaseGeometry
 
 from qupath_bridge.detections import Detection
-from qupath_bridge.geometry import BoxL0, Region
+from qupath_bridge.geometry import BoxL0, Region, Scale
+from qupath_bridge.overview import read_past_damage
 from qupath_bridge.slide import Slide
 
 Color = tuple[int, int, int]
@@ -35,13 +36,15 @@ def draw_regions(
 ) -> Image.Image:
     """Return the part of a slide that holds the regions, with what was found in them.
 
-    The picture is at most `most_px` (width, height), and no finer than the slide.
+    The picture is at most `most_px` (width, height), and no finer than the slide; black where the
+    slide is damaged.
     """
     shown = _around(slide, regions)
     width_l0, height_l0 = shown.x1 - shown.x0, shown.y1 - shown.y0
     scale = max(width_l0 / most_px[0], height_l0 / most_px[1], 1.0)
     size = max(1, int(width_l0 / scale)), max(1, int(height_l0 / scale))
-    pixels = slide.read(shown, *size)
+    step = Scale(width_l0 / size[0], height_l0 / size[1])
+    pixels, _ = read_past_damage(slide, (shown.x0, shown.y0), step, size)
     dx, dy = -shown.x0, -shown.y0
     here = [replace(r, outline_l0=translate(r.outline_l0, dx, dy)) for r in regions]
     # What is smaller than a fine pixel cannot be seen, and there may be a million of it.

@@ -7,7 +7,9 @@ import weakref
 import zlib
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import IO
 
 import numpy as np
 from shapely.geometry.base import BaseGeometry
@@ -24,7 +26,8 @@ IN_MEMORY = 2**23  # bytes
 class PackedStrip:
     """What is kept of a strip until small components are known: its runs, and its rim.
 
-    The rim are cells without a class that get one because the region touches them or nearly so.
+    The rim are cells without a say that get a class because the region touches them or nearly so.
+    What has a say but no data, as where the slide is damaged, stays without a class.
     """
 
     rows: int
@@ -50,7 +53,7 @@ def packed(
     known, wanted = region_cells(outline_m, frame, strip.top, len(strip.codes))
     strip.codes[~known] = NODATA
     runs = graph.add(strip.codes, strip.measured)
-    rim = wanted & (strip.codes == NODATA)
+    rim = wanted & ~known
     rim[:, [0, -1]] = False
     rows = np.arange(strip.top, strip.top + len(rim))
     rim[(rows == 0) | (rows == frame.height - 1)] = False
@@ -64,7 +67,7 @@ class PackedStrips:
     def __init__(self) -> None:
         self.rows = 0
         self._file = tempfile.SpooledTemporaryFile(max_size=IN_MEMORY)  # noqa: SIM115
-        weakref.finalize(self, self._file.close)  # if never taken
+        weakref.finalize(self, _close, self._file)  # if never taken
         self._sizes: deque[tuple[int, int, int, int]] = deque()
 
     def append(self, strip: PackedStrip) -> None:
@@ -74,25 +77,45 @@ class PackedStrips:
             ProjectError: the disk for temporary files is full.
         """
         parts = (strip.lengths, strip.nodes, strip.rim)
-        try:
+        with _told():
             for part in parts:
                 self._file.write(part)
-        except OSError as error:
-            raise ProjectError(
-                f"cannot write into {tempfile.gettempdir()} ({error.strerror or error}); make room"
-                " on its disk, or set TMPDIR to a folder on another one, then run again"
-            ) from error
         lengths, nodes, rim = map(len, parts)
         self._sizes.append((strip.rows, lengths, nodes, rim))
         self.rows += strip.rows
 
     def taken(self) -> Iterator[PackedStrip]:
-        """Yield the strips, once."""
-        with self._file as stream:
-            stream.seek(0)
+        """Yield the strips, once.
+
+        Raises:
+            ProjectError: the disk for temporary files is full, or cannot be read.
+        """
+        try:
+            with _told():
+                self._file.seek(0)  # the last of them are written only now
             while self._sizes:
                 rows, *sizes = self._sizes.popleft()
-                yield PackedStrip(rows, *(stream.read(size) for size in sizes))
+                with _told():
+                    parts = [self._file.read(size) for size in sizes]
+                yield PackedStrip(rows, *parts)
+        finally:
+            _close(self._file)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ProjectError(
+            f"cannot write into {tempfile.gettempdir()} ({error.strerror or error}); make room"
+            " on its disk, or set TMPDIR to a folder on another one, then run again"
+        ) from error
+
+
+def _close(file: IO[bytes]) -> None:
+    with suppress(OSError):  # on a full disk there is something left to write, for nobody
+        file.close()
 
 
 def _packed(values: np.ndarray) -> bytes:

@@ -124,8 +124,12 @@ def slide_region(width: int, height: int) -> Region:
 
 
 def tissue_region(overview: Overview, settings: TissueSettings | None = None) -> Region | None:
-    """Return where a slide has tissue, or None where it has none."""
-    scale, mask = overview.scale, tissue_mask(overview.rgb, overview.mpp, settings)
+    """Return where a slide has tissue, or None where it has none.
+
+    Damaged parts are of it: there may have been tissue, and what is missing of it is to be told.
+    """
+    scale = overview.scale
+    mask = tissue_mask(overview.rgb, overview.mpp, settings) | overview.damaged
     whole = box(0, 0, overview.width_l0, overview.height_l0)
     clipped = polygonal(mask_outline(mask, scale).intersection(whole))
     return None if clipped is None else Region("tissue", "Tissue", "tissue", clipped)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 import signal
 
 import numpy as np
@@ -116,3 +119,91 @@ def test_it_is_gone_when_removed(tmp_path, said):
     checkpoint.remove()
     assert not (tmp_path / "checkpoint").exists()
     checkpoint.remove()
+
+
+@pytest.fixture
+def begun(tmp_path, said) -> Checkpoint:
+    """Return a checkpoint that has one band."""
+    checkpoint = Checkpoint(tmp_path / "checkpoint")
+    checkpoint.begin(MADE, False, said.append)
+    checkpoint.write(0, a_band())
+    return checkpoint
+
+
+def rewrite(checkpoint: Checkpoint, **changes: object) -> None:
+    path = checkpoint.folder / "made.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_one_of_another_version_is_begun_anew_and_that_is_said(begun, said):
+    rewrite(begun, format=99)
+    assert begun.begin(MADE, False, said.append) == MADE
+    assert not begun.has(0)
+    assert said == [
+        "what an earlier run had begun is of another version of this program; it is begun anew"
+    ]
+
+
+@pytest.mark.parametrize("batch", [0, -1, None, "4"])
+def test_a_batch_that_cannot_be_is_none(begun, said, batch):
+    rewrite(begun, batch=batch)
+    assert begun.begin(MADE, False, said.append) == MADE
+
+
+def test_what_was_ended_before_its_first_band_goes_without_a_word(tmp_path, said):
+    (tmp_path / "checkpoint").mkdir()
+    Checkpoint(tmp_path / "checkpoint").begin(MADE, False, said.append)
+    assert said == []
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_what_stands_in_its_place_is_named_and_left(tmp_path, said, kind):
+    path, elsewhere = tmp_path / "checkpoint", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "band-00000").write_bytes(b"")
+    (elsewhere / "made.json").write_text('{"format": 1, "batch": 1}')
+    if kind == "file":
+        path.write_text("mine")
+    else:
+        path.symlink_to(elsewhere)
+    with pytest.raises(ProjectError, match=r"cannot make .*checkpoint anew .*take away what"):
+        Checkpoint(path).begin(MADE, False, said.append)
+    assert path.is_symlink() if kind == "link" else path.read_text() == "mine"
+    assert (elsewhere / "band-00000").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads all")
+def test_one_that_may_not_be_read_is_refused_and_kept(begun, said):
+    description = begun.folder / "made.json"
+    description.chmod(0)
+    with pytest.raises(ProjectError, match=r"cannot read .*made.json .*allow this user"):
+        begun.begin(MADE, False, said.append)
+    description.chmod(0o600)
+    begun.begin(MADE, False, said.append)
+    assert begun.has(0)
+
+
+def test_a_folder_taken_away_meanwhile_is_told(begun):
+    shutil.rmtree(begun.folder)
+    with pytest.raises(ProjectError, match=r"was taken away while .*run again"):
+        begun.write(1, a_band())
+
+
+def test_a_folder_in_place_of_a_band_is_named(begun):
+    (begun.folder / "band-00001").mkdir()
+    assert begun.read(1) is None
+    with pytest.raises(ProjectError, match=r"cannot write .*band-00001 \(Is a directory\)"):
+        begun.write(1, a_band())
+
+
+def test_it_knows_whose_it_is(begun, tmp_path):
+    assert begun.is_of(MADE["made"])
+    assert not begun.is_of({"model": "other"})
+    assert not Checkpoint(tmp_path / "none").is_of(MADE["made"])
+
+
+def test_files_from_the_future_are_as_good_as_any(begun, said):
+    for path in (begun.folder, *begun.folder.iterdir()):
+        os.utime(path, (4e9, 4e9))
+    begun.begin(MADE, False, said.append)
+    assert begun.read(0) is not None and said == []

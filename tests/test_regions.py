@@ -233,6 +233,29 @@ def test_bare_glass_has_no_tissue_region(tmp_path: Path) -> None:
         assert tissue_region(Overview.of(slide)) is None
 
 
+def test_damage_is_of_the_tissue_and_costs_no_more_than_what_it_spoils(tmp_path: Path) -> None:
+    path, side = tmp_path / "a.tif", 4096
+    rgb = np.full((side, side, 3), 244, np.uint8)
+    rgb[1000:3000, 1000:3000] = (205, 130, 170)
+    tifffile.imwrite(path, rgb, photometric="rgb", tile=(256, 256), compression="jpeg")
+    with open_slide(path, Mpp(0.5, 0.5)) as slide:
+        sound = tissue_region(Overview.of(slide)).outline_l0
+    with tifffile.TiffFile(path) as tif:
+        page = tif.pages.first
+        places = [(page.dataoffsets[n], page.databytecounts[n]) for n in (8 * 16 + 8, 15 * 16)]
+    with path.open("r+b") as file:
+        for offset, count in places:
+            file.seek(offset)
+            file.write(b"\x07" * count)
+    with open_slide(path, Mpp(0.5, 0.5)) as slide:
+        overview = Overview.of(slide)
+    assert 2 * 16**2 <= overview.damaged.sum() <= 2 * 64**2  # one stored tile is 16 pixels of it
+    assert not overview.rgb[overview.damaged].any()
+    found = tissue_region(overview).outline_l0
+    assert found.buffer(20).covers(sound)
+    assert found.buffer(20).covers(box(0, side - 256, 256, side))
+
+
 def test_tissue_cannot_be_found_without_a_pixel_size(tmp_path: Path) -> None:
     write_slide(tmp_path / "a.tif", np.full((400, 500, 3), 240, np.uint8))
     with open_slide(tmp_path / "a.tif") as slide, pytest.raises(PixelSizeError, match=r"a\.tif"):

@@ -50,9 +50,11 @@ class ImageWork:
         return cls(engine, slide, regions, engine.sweep(slide, overview, regions))
 
     def described(self, made: Made, batch: int) -> dict[str, Any]:
-        """Return what bands depend on: what the result does, how they are cut, and the batch."""
+        """Return what bands depend on: what the result does, how they are cut and computed."""
         bands = [(band.y_m, len(band.tiles)) for band in self.sweep.bands]
-        return {"made": asdict(made), "bands": bands, "batch": batch}
+        settings = self.engine.settings
+        asked = {"device": settings.device, "precision": settings.precision}
+        return {"made": asdict(made), "bands": bands, **asked, "batch": batch}
 
     @property
     def scale(self) -> Scale:
@@ -109,6 +111,7 @@ class _Collector:
         self._work, self._checkpoint = work, checkpoint
         self._tracer = SweepTracer(work.traced(), self._spool)
         self._undecodable = 0
+        self._damaged: list[int] = []
 
     def found(self) -> Found:
         """Return what was found in all bands."""
@@ -123,14 +126,26 @@ class _Collector:
 
     def take(self, band: int, fused: FusedBand) -> None:
         """Take a band."""
-        self._undecodable += fused.undecodable
-        if self._undecodable > MOST_UNDECODABLE * len(self._work.sweep.tiles):
-            raise SlideError(
-                f"{self._work.slide.path} is damaged: {self._undecodable} of"
-                f" {len(self._work.sweep.tiles)} tiles could not be decoded, more than"
-                f" {MOST_UNDECODABLE:.0%}; copy the file again"
-            )
+        self._count_undecodable(band, fused.undecodable)
         self._tracer.take(band, fused)
+
+    def _count_undecodable(self, band: int, count: int) -> None:
+        """Count a band's tiles that could not be decoded, and give up where there are too many.
+
+        Then such bands are not kept: a copy of the slide in its place may well have the same size
+        and time, and a disk that failed may work again.
+        """
+        tiles = len(self._work.sweep.tiles)
+        self._undecodable += count
+        if count:
+            self._damaged.append(band)
+        if self._undecodable > MOST_UNDECODABLE * tiles:
+            for damaged in self._damaged:
+                self._checkpoint.drop(damaged)
+            raise SlideError(
+                f"{self._work.slide.path} is damaged: {self._undecodable} of {tiles} tiles could"
+                f" not be decoded, more than {MOST_UNDECODABLE:.0%}; copy the file again"
+            )
 
 
 def segment(

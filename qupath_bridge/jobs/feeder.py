@@ -149,7 +149,7 @@ class Feeder:
         if self._stopping and summary is None and not self._store.is_cancel_asked(job_id):
             self._store.requeue(job_id)
             return
-        folder.clear_checkpoint()
+        folder.clear_unfinished()
         finish = partial(self._store.finish, job_id, size_bytes=folder.size_bytes())
         if summary is not None:
             finish("done", warnings=summary["warnings"], result=summary["result"])

@@ -2,6 +2,7 @@
 
 jobs/<id>/
     request.json      what was asked for, paths and model found
+    bands.json        how much was computed when a server last died
     checkpoint/       what is computed of it so far, for who goes on after an end of the server
     result.tmp/       a result under way
     result/           the result, there whole or not at all
@@ -14,6 +15,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,12 +112,24 @@ class JobFolder:
             return None
         return content if isinstance(content, dict) else None
 
+    def has_advanced(self) -> bool:
+        """Return whether more is computed of it than when this was asked last; at first, if any."""
+        done, note = sum(1 for _ in self.checkpoint.glob("band-*")), self.path / "bands.json"
+        try:
+            known = int(note.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            known = 0
+        with suppress(ProjectError):  # a full disk: then it counts as advanced next time too
+            write_text(note, str(done))
+        return done > known
+
     def clear_work(self) -> None:
         """Take away a result under way."""
         shutil.rmtree(self.work, ignore_errors=True)
 
-    def clear_checkpoint(self) -> None:
+    def clear_unfinished(self) -> None:
         """Take away what was computed so far: the job will not go on."""
+        self.clear_work()
         shutil.rmtree(self.checkpoint, ignore_errors=True)
 
     def remove(self) -> None:

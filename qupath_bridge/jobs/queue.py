@@ -6,6 +6,7 @@ import secrets
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from qupath_bridge.clock import now
@@ -136,7 +137,9 @@ class JobQueue:
             UnknownJobError: there is none of that id. DiskFullError: that cannot be kept.
         """
         self._store.job(job_id)
-        if not self._store.cancel_queued(job_id) and self._store.ask_cancel(job_id):
+        if self._store.cancel_queued(job_id):
+            JobFolder(self._jobs / job_id).clear_unfinished()  # of an earlier server
+        elif self._store.ask_cancel(job_id):
             self._feeder.wake()
         return self.job(job_id)
 
@@ -155,19 +158,25 @@ class JobQueue:
         return replace(job, progress=running.progress, warnings=tuple(running.warnings))
 
     def _take_up(self) -> None:
-        """Deal with the jobs that ran when an earlier server died."""
+        """Deal with the jobs that ran when an earlier server died.
+
+        Its death speaks against a job that has not come further since the death before.
+        """
         for job_id, deaths, cancelled in self._store.left_running():
             folder = JobFolder(self._jobs / job_id)
             summary = folder.read_summary()
+            deaths += not folder.has_advanced()
+            if summary is None and not cancelled and deaths < MOST_DEATHS:
+                self._store.requeue(job_id, deaths)
+                continue
+            folder.clear_unfinished()
+            finish = partial(self._store.finish, job_id, size_bytes=folder.size_bytes())
             if summary is not None:
-                told = {"warnings": summary["warnings"], "result": summary["result"]}
-                self._store.finish(job_id, "done", folder.size_bytes(), **told)
+                finish("done", warnings=summary["warnings"], result=summary["result"])
             elif cancelled:
-                self._store.finish(job_id, "cancelled", folder.size_bytes())
-            elif deaths + 1 >= MOST_DEATHS:
-                self._store.finish(job_id, "failed", folder.size_bytes(), error=_DEADLY)
+                finish("cancelled")
             else:
-                self._store.requeue(job_id, deaths=1)
+                finish("failed", error=_DEADLY)
 
     def _check_room(self) -> None:
         free = shutil.disk_usage(self._jobs).free
@@ -183,8 +192,8 @@ class JobQueue:
 
 _DEADLY = Failure(
     "JobError",
-    f"the server ended unexpectedly {MOST_DEATHS} times while it did this job, so it is not begun"
-    " again; try a smaller region, or look into the server's log",
+    f"the server ended unexpectedly {MOST_DEATHS} times while it did this job and came no further,"
+    " so it is not begun again; try a smaller region, or look into the server's log",
 )
 
 

@@ -88,10 +88,10 @@ class JobStore:
             (now(), job_id),
         )
 
-    def requeue(self, job_id: str, deaths: int = 0) -> None:
-        """Put a running job back to where it waited; it saw so many more servers die."""
+    def requeue(self, job_id: str, deaths: int | None = None) -> None:
+        """Put a running job back to where it waited; it saw so many servers die, if given."""
         self._write(
-            "UPDATE jobs SET state = 'queued', started = NULL, deaths = deaths + ?"
+            "UPDATE jobs SET state = 'queued', started = NULL, deaths = COALESCE(?, deaths)"
             " WHERE id = ? AND state = 'running'",
             (deaths, job_id),
         )
