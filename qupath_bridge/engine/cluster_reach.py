@@ -54,7 +54,8 @@ def _local(processes: int) -> LocalCluster:
             n_workers=processes,
             threads_per_worker=1,
             host="127.0.0.1",
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",  # any free port: none at all would mean 8787
+            scheduler_kwargs={"dashboard": False},
             memory_limit=0,
             silence_logs=logging.CRITICAL,
             env={"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
