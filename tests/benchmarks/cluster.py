@@ -20,8 +20,9 @@ from measuring import least_seconds
 from records import Record, records_option, tell
 
 from qupath_bridge.demo.drawing import draw_slide
-from qupath_bridge.demo.qpproj import ImageEntry, project_json, server_json, write_json
+from qupath_bridge.demo.qpproj import ImageEntry, project_json, server_json
 from qupath_bridge.demo.tiff import write_pyramid
+from qupath_bridge.disk import write_json
 from qupath_bridge.pipeline import run_project
 from qupath_bridge.progress import LineReporter
 from qupath_bridge.settings import RunSettings
@@ -52,7 +53,7 @@ def start(workers: int) -> LocalCluster:
         n_workers=workers,
         threads_per_worker=1,
         host="127.0.0.1",
-        dashboard_address=None,
+        dashboard_address="127.0.0.1:0",
         memory_limit=0,
         env=ONE_THREAD,
     )
