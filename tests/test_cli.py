@@ -149,7 +149,7 @@ def test_ctrl_c_stops_within_seconds_and_leaves_nothing_half_written(small_proje
     assert run.returncode == 130, out + err
     assert "Traceback" not in err
     left = {p.name for p in (small_project.parent / "pathsegdiff").rglob("*") if p.is_file()}
-    assert left <= {"regions.geojson", "run.json", "run.lock"}
+    assert left <= {"regions.geojson", "run.json", "run.lock", "made.json"}
 
 
 def readme_commands() -> list[str]:
