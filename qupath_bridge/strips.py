@@ -18,13 +18,15 @@ from qupath_bridge.classmap import NODATA, ClassMap, MapFrame
 from qupath_bridge.clipping import near_rows
 
 REACH = 4  # steps over cell sides from a cell in the region to the farthest that must have a class
-STRIP_CELLS = 2**21
+STRIP_CELLS, STRIP_ROWS = 2**21, 1024
+"""At most, of a strip; the rows bound what many narrow regions side by side hold."""
+
 QUANTUM = 2.0**-20  # of probability and entropy: whole numbers add up alike in any order
 
 
 def strip_rows(width: int) -> int:
     """Return how many rows a strip of a map has."""
-    return max(STRIP_CELLS // width, 2 * REACH)
+    return max(min(STRIP_CELLS // width, STRIP_ROWS), 2 * REACH)
 
 
 def framed(frame: MapFrame) -> MapFrame:
