@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from browser import Browser, Tab, find_chromium, wait_for
 
@@ -260,12 +261,24 @@ def test_a_download_is_what_the_server_has_under_a_proper_name(
     assert file.read_bytes() == server.ask(f"/v1/jobs/{finished}/{path}", accept=accept)
 
 
-def test_a_running_job_shows_its_progress_live_and_is_cancelled_by_the_keyboard(server, tab):
+WHOLE_SLIDE = {"regions": "slide", "overlap": 0.75}
+
+
+@pytest.fixture
+def minutes_of_work(server, write_tiff, drawn_pixels) -> dict[str, Any]:
+    """Return a slide so large that no machine is done with it before it is looked at."""
+    path = server.home / "many.tif"
+    write_tiff(path, np.tile(drawn_pixels, (8, 7, 1)), 0.5)
+    return server.image("large.tif", path.as_uri()) | {"width": 7 * 640, "height": 8 * 512}
+
+
+def test_a_running_job_shows_its_progress_live_and_is_cancelled_by_the_keyboard(
+    server, tab, minutes_of_work
+):
     tab.open(server.link())
-    whole = [[0, 0], [640, 0], [640, 512], [0, 512], [0, 0]]
-    minutes = [whole] * 200  # so that no machine is done before it is looked at
-    job_id = server.send("large.tif", regions=minutes)
-    behind = server.send("behind.tif", regions=minutes)
+    job = {"kind": "segment", "image": minutes_of_work, "regions": None, "options": WHOLE_SLIDE}
+    job_id = server.submit(job)
+    behind = server.submit(job)
     tab.wait_for(f"{in_card(job_id, 'progress')}?.value > 0")
     assert tab.run(f"{in_card(job_id, '.stage')}.textContent").startswith("Segmenting · ")
     before = tab.run(f"{in_card(job_id, 'progress')}.value")
