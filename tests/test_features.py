@@ -73,7 +73,7 @@ def test_features_equal_those_of_a_pass_through_everything(backbone, tiles, bloc
     spec = replace(PLAIN, up_blocks=blocks)
     expected = whole_pass(backbone, spec, tiles, ORIGINS)
     for found, wanted in zip(features(backbone, spec, tiles), expected, strict=True):
-        torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
 
 
 def test_features_of_the_shipped_model_equal_those_of_a_pass_through_everything():
@@ -84,7 +84,7 @@ def test_features_of_the_shipped_model_equal_those_of_a_pass_through_everything(
     spec = replace(card.features, stem=None)
     expected = whole_pass(shipped, spec, tiles, ORIGINS[:2])
     for found, wanted in zip(features(shipped, spec, tiles), expected, strict=True):
-        torch.testing.assert_close(found, wanted, atol=1e-6 * wanted.abs().max().item(), rtol=1e-5)
+        torch.testing.assert_close(found, wanted, atol=1e-5 * wanted.abs().max().item(), rtol=1e-4)
 
 
 def test_sides_that_do_not_halve_evenly_come_out_as_in_a_pass_through_everything(backbone):
@@ -92,7 +92,7 @@ def test_sides_that_do_not_halve_evenly_come_out_as_in_a_pass_through_everything
     tiles = torch.from_numpy(pixels)
     expected = whole_pass(backbone, PLAIN, tiles, ORIGINS[:2])
     for found, wanted in zip(features(backbone, PLAIN, tiles), expected, strict=True):
-        torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
 
 
 def test_what_nobody_reads_does_not_run(backbone, tiles):
@@ -119,7 +119,7 @@ def test_an_encoder_that_no_condition_depends_on_does_not_run(tiles):
     for found, wanted in zip(
         features(constant, PLAIN, tiles), whole_pass(constant, PLAIN, tiles, ORIGINS), strict=True
     ):
-        torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
     assert ran == [constant.encoder.network]  # by the whole pass
     features(constant, replace(PLAIN, conditioned=False), tiles)
     assert len(ran) == 1
