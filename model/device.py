@@ -52,7 +52,7 @@ def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
     else:
         able = device.type == "cpu" and precision == "bf16"
     if precision == "bf16" and not able:
-        raise ModelError(f"device {device} does not compute in bf16; use --precision float32")
+        raise ModelError(f"device {device} does not compute in bf16; set precision to float32")
     return torch.bfloat16 if able else torch.float32
 
 
