@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from model import HeadClass, ModelCard, load_segmenter
+from qupath_bridge.engine.compute import Computation
 from qupath_bridge.engine.glass import Glass
 from qupath_bridge.engine.sweep import Sweep
 from qupath_bridge.errors import SlideError
@@ -70,9 +71,17 @@ class Engine:
         chosen = self.settings
         return PolygonSettings(chosen.min_object_um2, chosen.min_hole_um2, chosen.simplify_um)
 
+    def scale(self, slide: Slide) -> Scale:
+        """Return the scale that takes a slide to model pixels."""
+        return Scale.between(slide.mpp, self.card.mpp)
+
+    def computation(self, slide: Slide, sweep: Sweep, batch: int) -> Computation:
+        """Return what computes a slide's bands, `batch` tiles at once; this may load the model."""
+        return Computation(slide, self.scale(slide), sweep, self.classes, self.model, batch)
+
     def sweep(self, slide: Slide, overview: Overview, regions: Sequence[Region]) -> Sweep:
         """Return what there is to compute: the tiles of all regions, bare glass left out."""
-        scale = Scale.between(slide.mpp, self.card.mpp)
+        scale = self.scale(slide)
         outlines_m = [scale.to_m(region.outline_l0) for region in regions]
         is_glass = partial(_is_glass, Glass.of(overview), scale, self.card.tile_m)
         return Sweep(self.plan, outlines_m, is_glass)

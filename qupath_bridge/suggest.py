@@ -23,7 +23,6 @@ from qupath_bridge.blending import normalised_entropy
 from qupath_bridge.engine.compute import Advance
 from qupath_bridge.engine.source import TileSource
 from qupath_bridge.errors import EXPECTED_ERRORS, RegionError, SettingsError
-from qupath_bridge.geometry import Scale
 from qupath_bridge.image_run import Run
 from qupath_bridge.overview import Overview
 from qupath_bridge.pipeline import opened_for_writing
@@ -200,7 +199,7 @@ def _scores(
     engine: Engine, slide: Slide, squares: Sequence[Polygon], advance: Advance
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return squares' uncertainty float32 [N], the mean over the heads, and embeddings [N, D]."""
-    scale = Scale.between(slide.mpp, engine.card.mpp)
+    scale = engine.scale(slide)
     step_m = 8 * engine.card.cell_m
     tiles = [tile_in(square, scale, engine.card.tile_m, step_m) for square in squares]
     rim = engine.plan.margin_cells

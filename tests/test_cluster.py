@@ -27,7 +27,7 @@ from model.card import read_card
 from qupath_bridge.engine import cluster
 from qupath_bridge.engine.cluster_reach import connected
 from qupath_bridge.engine.on_cluster import TASK_ROWS, ranges_of
-from qupath_bridge.engine.spec import ImageSpec, bands_of
+from qupath_bridge.engine.spec import ImageSpec
 from qupath_bridge.engine.work import ImageWork
 from qupath_bridge.errors import ClusterError
 from qupath_bridge.geometry import Region
@@ -320,7 +320,7 @@ def test_a_workers_sweep_is_the_runs_glass_and_all(tmp_path, write_tiff, sure_mo
     there = spec.sweep(engine)
     assert work.sweep.blanks and work.sweep.tiles
     assert there.tiles == work.sweep.tiles and there.blanks == work.sweep.blanks
-    assert there.owners == work.sweep.owners and bands_of(there) == spec.bands
+    assert there.owners == work.sweep.owners and there.cuts == spec.bands
 
 
 def test_ranges_are_of_consecutive_bands_and_of_enough_rows(made):

@@ -19,13 +19,12 @@ from distributed import get_worker
 
 from model import ModelError, find_model, read_card
 from qupath_bridge.engine.band_file import packed
-from qupath_bridge.engine.compute import Computation
-from qupath_bridge.engine.spec import PROGRAM, ImageSpec, ModelSpec, bands_of
+from qupath_bridge.engine.spec import PROGRAM, ImageSpec, ModelSpec
 from qupath_bridge.engine.sweep import Sweep
 from qupath_bridge.errors import EXPECTED_ERRORS, SlideError, TaskError
-from qupath_bridge.geometry import Scale
 from qupath_bridge.segment import Engine
 from qupath_bridge.slide import Slide, open_slide
+from qupath_bridge.wanted import DroppedError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -43,10 +42,6 @@ class Refused:
 
     worker: str
     reason: str
-
-
-class Unwanted(Exception):  # noqa: N818
-    """Nobody waits for the task any more."""
 
 
 def refusing(task: Callable[P, R]) -> Callable[P, R | Refused]:
@@ -75,7 +70,7 @@ def compute_bands(image: bytes, first: int, end: int) -> list[bytes]:
     """Return an image's bands from `first` to before `end`, packed; `image` is a pickled ImageSpec.
 
     Raises:
-        Unwanted: nobody waits for them any more.
+        DroppedError: nobody waits for them any more.
     """
     spec, sweep = image_of(image)
     engine = engine_of(spec.model)
@@ -84,11 +79,10 @@ def compute_bands(image: bytes, first: int, end: int) -> list[bytes]:
 
     def look(tiles: int) -> None:
         if not is_wanted():
-            raise Unwanted
+            raise DroppedError
 
     with opened(spec) as slide:
-        scale = Scale.between(slide.mpp, engine.card.mpp)
-        computation = Computation(slide, scale, sweep, engine.classes, engine.model, spec.batch)
+        computation = engine.computation(slide, sweep, spec.batch)
         computation.run(first, end, lambda band, fused: bands.append(packed(fused)), look)
     return bands
 
@@ -122,7 +116,7 @@ def image_of(image: bytes) -> tuple[ImageSpec, Sweep]:
     """
     spec: ImageSpec = pickle.loads(image)
     sweep = spec.sweep(engine_of(spec.model))
-    if bands_of(sweep) != spec.bands:
+    if sweep.cuts != spec.bands:
         raise TaskError(f"{spec.path} is cut into other bands; install the run's packages here")
     return spec, sweep
 

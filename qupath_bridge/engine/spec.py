@@ -72,7 +72,7 @@ class ImageSpec:
             (slide.width, slide.height),
             sweep.outlines_m,
             _glass_of(sweep),
-            bands_of(sweep),
+            sweep.cuts,
             batch,
         )
 
@@ -84,11 +84,6 @@ class ImageSpec:
             return bits[: len(tiles)].astype(bool)
 
         return Sweep(engine.plan, self.outlines_m, are_glass)
-
-
-def bands_of(sweep: Sweep) -> tuple[tuple[int, int], ...]:
-    """Return y_m and number of tiles of each band."""
-    return tuple((band.y_m, len(band.tiles)) for band in sweep.bands)
 
 
 def _glass_of(sweep: Sweep) -> bytes:

@@ -70,6 +70,11 @@ class Sweep:
         self.bands = self._banded(band_tiles or BAND_TILES)
         self.first_band, self.last_band = self._bands_of_regions(every, owners)
 
+    @property
+    def cuts(self) -> tuple[tuple[int, int], ...]:
+        """Return y_m and number of tiles of each band: how the sweep is cut."""
+        return tuple((band.y_m, len(band.tiles)) for band in self.bands)
+
     def lead_in_m(self, band: int) -> int:
         """Return the y of the first row of tiles that reach into a band."""
         reach = self.bands[band].y_m + 2 * self.plan.margin_m - self.plan.tile_m

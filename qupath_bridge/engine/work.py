@@ -10,13 +10,13 @@ from typing import Any
 
 from qupath_bridge.detections import Detection
 from qupath_bridge.engine.checkpoint import Checkpoint
-from qupath_bridge.engine.compute import Advance, Computation
+from qupath_bridge.engine.compute import Advance
 from qupath_bridge.engine.fused import FusedBand
 from qupath_bridge.engine.spool import ObjectSpool
 from qupath_bridge.engine.sweep import Sweep
-from qupath_bridge.engine.tracing import SweepTracer, Traced
+from qupath_bridge.engine.tracing import SweepTracer
 from qupath_bridge.errors import SlideError
-from qupath_bridge.geometry import Region, Scale
+from qupath_bridge.geometry import Region
 from qupath_bridge.overview import Overview
 from qupath_bridge.segment import Engine
 from qupath_bridge.slide import Slide
@@ -51,32 +51,9 @@ class ImageWork:
 
     def described(self, made: Made, batch: int) -> dict[str, Any]:
         """Return what bands depend on: what the result does, how they are cut and computed."""
-        bands = [(band.y_m, len(band.tiles)) for band in self.sweep.bands]
         settings = self.engine.settings
         asked = {"device": settings.device, "precision": settings.precision}
-        return {"made": asdict(made), "bands": bands, **asked, "batch": batch}
-
-    @property
-    def scale(self) -> Scale:
-        return Scale.between(self.slide.mpp, self.engine.card.mpp)
-
-    def computation(self, batch: int) -> Computation:
-        """Return what computes the bands, `batch` tiles at once; this may load the model."""
-        engine = self.engine
-        return Computation(self.slide, self.scale, self.sweep, engine.classes, engine.model, batch)
-
-    def traced(self) -> Traced:
-        """Return what is needed to make objects of the bands."""
-        engine = self.engine
-        return Traced(
-            self.slide,
-            self.scale,
-            self.sweep,
-            self.regions,
-            engine.classes,
-            engine.polygon_settings,
-            engine.card.mpp,
-        )
+        return {"made": asdict(made), "bands": self.sweep.cuts, **asked, "batch": batch}
 
     def done(self, checkpoint: Checkpoint, batch: int, advance: Advance) -> Found:
         """Return what all heads find, spooled in the checkpoint's folder.
@@ -98,7 +75,8 @@ class ImageWork:
                 band += 1
                 continue
             end = next((b for b in range(band + 1, len(bands)) if checkpoint.has(b)), len(bands))
-            self.computation(batch).run(band, end, collector.keep, advance)
+            computation = self.engine.computation(self.slide, self.sweep, batch)
+            computation.run(band, end, collector.keep, advance)
             band = end
         return collector.found()
 
@@ -109,7 +87,7 @@ class _Collector:
     def __init__(self, work: ImageWork, checkpoint: Checkpoint) -> None:
         self._spool = ObjectSpool(checkpoint.folder / "objects")
         self._work, self._checkpoint = work, checkpoint
-        self._tracer = SweepTracer(work.traced(), self._spool)
+        self._tracer = SweepTracer(work, self._spool)
         self._undecodable = 0
         self._damaged: list[int] = []
 

@@ -118,7 +118,7 @@ class Repeated:
         with self._opened() as work:
             tiles, side = work.sweep.tiles, work.sweep.plan.tile_m
             batches = (tiles[i : i + BATCH] for i in range(0, len(tiles), BATCH))
-            with TileSource(work.slide, work.scale, side) as source:
+            with TileSource(work.slide, work.engine.scale(work.slide), side) as source:
                 pixels = [batch.pixels for batch in source.read_ahead(batches)]
             return np.concatenate(pixels), [(tile.x_m, tile.y_m) for tile in tiles]
 
