@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from array_source import ArraySource
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,28 +13,6 @@ from qupath_bridge.geometry import BoxL0, Mpp, Scale
 from qupath_bridge.slide import Slide, open_slide
 from qupath_bridge.slide.base import levels_of, on_white, true_downsamples
 from qupath_bridge.slide.openslide_reader import bounds_of
-
-
-class ArraySource:
-    """Pixels in memory, as a reader of image files would offer them."""
-
-    mpp = Mpp(0.5, 0.5)
-
-    def __init__(self, *levels: np.ndarray, origin: tuple[int, int] = (0, 0)) -> None:
-        self._levels = levels
-        self.level_sizes = [(level.shape[1], level.shape[0]) for level in levels]
-        width, height = self.level_sizes[0]
-        self.origin_l0 = origin
-        self.size_l0 = (width - origin[0], height - origin[1])
-        self.largest_read = 0
-
-    def read_level(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
-        self.largest_read = max(self.largest_read, width * height)
-        out = self._levels[level][y : y + height, x : x + width]
-        assert out.shape == (height, width, 3), "reads stay inside the level"
-        return out
-
-    def close(self) -> None: ...
 
 
 def slide_of(*levels: np.ndarray, origin: tuple[int, int] = (0, 0)) -> Slide:

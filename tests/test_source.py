@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+from array_source import ArraySource
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapely.geometry import box
@@ -25,25 +26,17 @@ MPP = Mpp(0.5, 0.5)
 WHOLE = Scale(1, 1)
 
 
-class ArraySource:
-    """Pixels in memory, as a reader of image files would offer them; counts what is read."""
-
-    mpp = MPP
+class CountedSource(ArraySource):
+    """Counts how often each pixel of level 0 is read."""
 
     def __init__(self, *levels: np.ndarray, origin: tuple[int, int] = (0, 0)) -> None:
-        self._levels = levels
-        self.level_sizes = [(level.shape[1], level.shape[0]) for level in levels]
-        width, height = self.level_sizes[0]
-        self.origin_l0 = origin
-        self.size_l0 = (width - origin[0], height - origin[1])
+        super().__init__(*levels, origin=origin)
         self.times_read = np.zeros(levels[0].shape[:2], np.uint8)
 
     def read_level(self, level: int, x: int, y: int, width: int, height: int) -> np.ndarray:
         if level == 0:
             self.times_read[y : y + height, x : x + width] += 1
-        return self._levels[level][y : y + height, x : x + width]
-
-    def close(self) -> None: ...
+        return super().read_level(level, x, y, width, height)
 
 
 def smooth_noise(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -137,14 +130,14 @@ def test_what_a_pixel_shows_does_not_depend_on_tile_region_or_batch(scale: Scale
 
 
 def test_every_pixel_is_read_once_although_tiles_overlap() -> None:
-    source = ArraySource(PIXELS)
+    source = CountedSource(PIXELS)
     slide = Slide(Path("memory"), source, None)
     read_all(slide, tiles_over(slide, WHOLE, 64))
     assert (source.times_read == 1).all()
 
 
 def test_what_no_tile_touches_is_not_read() -> None:
-    source = ArraySource(PIXELS)
+    source = CountedSource(PIXELS)
     slide = Slide(Path("memory"), source, None)
     read_all(slide, [Tile(0, 0), Tile(1024, 1024)])
     assert source.times_read[:HEIGHT_M, :WIDTH_M].all()
