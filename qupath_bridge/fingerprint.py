@@ -15,10 +15,10 @@ from qupath_bridge.settings import RunSettings
 from qupath_bridge.slide import Slide
 from qupath_bridge.store import Made
 
-ENGINE = 3
+ENGINE = 4
 """Raised whenever the same model and settings find other objects than before.
 
-2: in bands. 3: bare glass is not computed.
+2: in bands. 3: bare glass is not computed. 4: island by island.
 """
 
 TISSUE = "tissue"

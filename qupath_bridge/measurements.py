@@ -66,15 +66,16 @@ def make_detections(
     head: str,
     region: Region,
     classes: Sequence[HeadClass],
+    taken: TakenIds | None = None,
 ) -> Iterator[Detection]:
     """Yield traced objects of all classes in level-0 pixels, outlines as QuPath would keep them.
 
     Points are on a grid of 0.01 px, outer rings run as RFC 7946 has it (counter-clockwise with y
     up), and areas are those of the rounded outlines. An object that hangs together by less than
     the grid becomes several, one narrower than the grid none. `ShownDetections` are those to show.
-    Their ids are unique among those of one call.
+    Their ids are unique among those of one call, and those `taken` by the calls before.
     """
-    ids, coming = TakenIds(), iter(traced)
+    ids, coming = TakenIds() if taken is None else taken, iter(traced)
     while objects := list(islice(coming, OBJECTS_AT_ONCE)):
         outlines_m = np.array([o.outline_m for o in objects], dtype=object)
         outlines, owner = _on_grid(scale.all_to_l0(outlines_m))

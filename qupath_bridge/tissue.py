@@ -159,7 +159,7 @@ def _with_holes_filled(mask: np.ndarray, least_hole: float, least_at_rim: float)
     least = np.full(count + 1, least_hole)
     rim = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
     least[rim] = least_at_rim
-    keep = np.bincount(labels.ravel(), minlength=count + 1) >= least
+    keep = _sizes(labels, count) >= least
     keep[0] = False
     return ~keep[labels]
 
@@ -177,7 +177,16 @@ def _grow(mask: np.ndarray, radius: float) -> np.ndarray:
 
 
 def _without_small(mask: np.ndarray, least_pixels: float) -> np.ndarray:
-    labels, _ = ndimage.label(mask)
-    keep = np.bincount(labels.ravel()) >= least_pixels
+    labels, count = ndimage.label(mask)
+    keep = _sizes(labels, count) >= least_pixels
     keep[0] = False
     return keep[labels]
+
+
+def _sizes(labels: np.ndarray, count: int) -> np.ndarray:
+    """Return how many pixels each of the labels 0 to `count` has."""
+    parts = (labels[top : top + PART_ROWS] for top in range(0, len(labels), PART_ROWS))
+    return sum(
+        (np.bincount(part.ravel(), minlength=count + 1) for part in parts),  # it makes int64 of all
+        np.zeros(count + 1, np.int64),
+    )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shapely.geometry import Point, box
+from shapely.geometry import MultiPolygon, Point, box
 
 from model import HeadClass
 from qupath_bridge.classmap import NODATA, stacked
@@ -27,6 +27,9 @@ REGIONS = [
     box(200, 300, 700, 420),
     box(0, 900, 50, 940),
 ]
+SCATTERED = MultiPolygon(
+    [box(800, 0, 860, 90), box(1000, 200, 1010, 210), box(820, 150, 900, 500), box(0, 850, 90, 910)]
+)
 
 
 def scores_of(tile: Tile) -> dict[str, np.ndarray]:
@@ -64,11 +67,12 @@ def is_left(tiles):
 def test_the_bands_of_a_region_are_its_whole_map(region, head):
     sweep = Sweep(PLAN, REGIONS, band_tiles=15)
     bands = computed(sweep, 0, len(sweep.bands))
+    (part,) = (index for index, part in enumerate(sweep.parts) if part.region == region)
     whole = Fuser(PLAN, REGIONS[region], len(HEADS[head]))
     for tile in tiles_of(REGIONS[region], PLAN):
         whole.add(tile, scores_of(tile)[head])
     expected = whole.class_map()
-    found = stacked([rows for band in bands for rows in band.maps.get((region, head), [])])
+    found = stacked([rows for band in bands for rows in band.maps.get((part, head), [])])
     assert (found.x_m, found.y_m, found.cell_m) == (expected.x_m, expected.y_m, expected.cell_m)
     assert (found.codes == expected.codes).all()
     assert abs(found.probability - expected.probability).max() <= 0.5 / 65535 + 1e-7
@@ -79,7 +83,7 @@ def test_the_bands_of_a_region_are_its_whole_map(region, head):
 @given(band_tiles=st.integers(1, 60), data=st.data())
 def test_a_band_computed_by_itself_is_the_same_to_the_bit(band_tiles, data):
     is_glass = data.draw(st.sampled_from([None, is_left]))
-    sweep = Sweep(PLAN, REGIONS, is_glass, band_tiles)
+    sweep = Sweep(PLAN, [*REGIONS, SCATTERED], is_glass, band_tiles)
     whole = computed(sweep, 0, len(sweep.bands))
     first = data.draw(st.integers(0, len(sweep.bands) - 1))
     end = data.draw(st.integers(first + 1, len(sweep.bands)))

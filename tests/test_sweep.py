@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shapely.geometry import Point, box
+from shapely.geometry import MultiPolygon, Point, box
 
-from qupath_bridge.engine.sweep import Sweep
+from qupath_bridge.engine.sweep import Row, Sweep
 from qupath_bridge.tiles import Tile, TilePlan, tiles_of
 
 PLAN = TilePlan(tile_m=64, stride_m=32, margin_m=8, cell_m=2)
@@ -21,7 +21,7 @@ def test_a_tile_of_overlapping_regions_is_computed_once_and_knows_them_all():
     assert set(sweep.tiles) == {*tiles_of(one, PLAN), *tiles_of(other, PLAN)}
     for tile, owners in zip(sweep.tiles, sweep.owners, strict=True):
         wanted = [i for i, o in enumerate((one, other)) if tile in tiles_of(o, PLAN)]
-        assert list(owners) == wanted
+        assert [sweep.parts[part].region for part in owners] == wanted
     assert any(len(owners) == 2 for owners in sweep.owners)
 
 
@@ -32,7 +32,7 @@ def test_bands_are_whole_rows_and_together_all_tiles():
     assert places == list(range(len(sweep.tiles)))
     for band, following in zip(sweep.bands, sweep.bands[1:], strict=False):
         assert len(band.tiles) >= 20
-        assert band.end_y_m == following.y_m
+        assert band.end == following.begin
         assert {sweep.tiles[p].y_m for p in band.tiles}.isdisjoint(
             {sweep.tiles[p].y_m for p in following.tiles}
         )
@@ -52,7 +52,7 @@ def test_nothing_but_glass_has_bands_without_tiles():
     sweep = Sweep(PLAN, [RING], lambda tiles: np.ones(len(tiles), bool))
     assert sweep.tiles == []
     assert [len(band.tiles) for band in sweep.bands] == [0]
-    assert sweep.regions_in(0) == [0]
+    assert sweep.parts_in(0) == [0]
 
 
 def test_regions_far_apart_are_in_bands_of_their_own():
@@ -62,21 +62,48 @@ def test_regions_far_apart_are_in_bands_of_their_own():
     assert len(sweep.tiles) < 60
 
 
+def test_islands_share_no_pixel_and_are_swept_one_after_the_other():
+    left, right = box(0, 0, 90, 500), box(400, 100, 470, 300)
+    near = box(100, 420, 180, 480)
+    regions = [MultiPolygon([right, left]), near]
+    sweep = Sweep(PLAN, regions, band_tiles=5)
+    parts = [(part.region, part.island, part.outline_m.area) for part in sweep.parts]
+    assert parts == [(0, 0, left.area), (1, 0, near.area), (0, 1, right.area)]
+    islands = [row.island for row in sweep.rows]
+    assert islands == sorted(islands) and set(islands) == {0, 1}
+    of_island = [[t for t, n in zip(sweep.tiles, islands, strict=True) if n == i] for i in (0, 1)]
+    for one in of_island[0]:
+        for other in of_island[1]:
+            apart = max(abs(one.x_m - other.x_m), abs(one.y_m - other.y_m))
+            assert apart > PLAN.tile_m
+    assert set(sweep.tiles) == {t for region in regions for t in tiles_of(region, PLAN)}
+
+
+def test_one_region_of_one_island_is_its_own_part():
+    (part,) = Sweep(PLAN, [RING]).parts
+    assert part.outline_m.equals(RING)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
-    corner=st.tuples(st.integers(-40, 500), st.integers(-40, 500)),
-    side=st.tuples(st.integers(1, 600), st.integers(1, 600)),
+    boxes=st.lists(
+        st.tuples(
+            st.integers(-40, 900), st.integers(-40, 900), st.integers(1, 500), st.integers(1, 500)
+        ),
+        min_size=1,
+        max_size=4,
+    ),
     overlap=st.sampled_from([16, 32, 48]),
     band_tiles=st.integers(1, 60),
     size=st.integers(1, 7),
     data=st.data(),
 )
 def test_the_batches_of_a_band_are_those_it_has_in_the_whole(
-    corner, side, overlap, band_tiles, size, data
+    boxes, overlap, band_tiles, size, data
 ):
     plan = TilePlan(64, overlap, 8, 2)
-    outline = box(*corner, corner[0] + side[0], corner[1] + side[1])
-    sweep = Sweep(plan, [outline], band_tiles=band_tiles)
+    outlines = [box(x, y, x + width, y + height) for x, y, width, height in boxes]
+    sweep = Sweep(plan, outlines, band_tiles=band_tiles)
     whole = sweep.batches(size, 0, len(sweep.bands))
     assert [t for batch in whole for t in batch.tiles] == sweep.tiles
     assert all(sweep.tiles[b.first : b.first + len(b.tiles)] == list(b.tiles) for b in whole)
@@ -85,10 +112,11 @@ def test_the_batches_of_a_band_are_those_it_has_in_the_whole(
     part = sweep.batches(size, first, end)
     assert part == [batch for batch in whole if batch in part]
     computed = {tile for batch in part for tile in batch.tiles}
-    begin_m = sweep.bands[first].y_m + plan.margin_m
-    end_m = sweep.bands[end - 1].end_y_m
+    begin, end_row = sweep.bands[first].begin, sweep.bands[end - 1].end
 
-    def reaches_in(tile: Tile) -> bool:
-        return tile.y_m + plan.tile_m - plan.margin_m > begin_m and tile.y_m < end_m
+    def reaches_in(tile: Tile, row: Row) -> bool:
+        below = tile.y_m + plan.tile_m - plan.margin_m > begin.y_m + plan.margin_m
+        return (row >= begin or (row.island == begin.island and below)) and row < end_row
 
-    assert {tile for tile in sweep.tiles if reaches_in(tile)} <= computed
+    placed = zip(sweep.tiles, sweep.rows, strict=True)
+    assert {tile for tile, row in placed if reaches_in(tile, row)} <= computed

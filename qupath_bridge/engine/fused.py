@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from model import HeadClass
 from qupath_bridge.classmap import NODATA, ClassMap
-from qupath_bridge.engine.sweep import Sweep
+from qupath_bridge.engine.sweep import Row, Sweep
 from qupath_bridge.fusion import Fuser
 
 STEPS = 65535
@@ -18,7 +18,7 @@ STEPS = 65535
 
 @dataclass
 class FusedBand:
-    """What a band finishes: rows of the class map of each region (by index) and head, from the top.
+    """What a band finishes: rows of the class map of each part (by index) and head, from the top.
 
     undecodable: tiles of the band whose pixels could not be decoded; they have no scores.
     """
@@ -28,7 +28,7 @@ class FusedBand:
 
 
 class BandFuser:
-    """Blends the tiles of a sweep, from one of its bands on, for all regions and heads.
+    """Blends the tiles of a sweep, from one of its bands on, for all parts and heads.
 
     classes: those of each head. Tiles come sorted, those that lead in included.
     """
@@ -39,64 +39,61 @@ class BandFuser:
         self._sweep, self._classes, self._begin = sweep, classes, begin
         self._blank_codes = {head: blank_code(kinds) for head, kinds in classes.items()}
         self._fusers: dict[tuple[int, str], Fuser] = {}
-        self._lead_in_m = sweep.lead_in_m(begin)
-        blanks = sweep.blanks_in(self._lead_in_m, sweep.bands[-1].end_y_m)
+        self._lead_in = sweep.lead_in(begin)
+        blanks = sweep.blanks_in(self._lead_in, sweep.bands[-1].end)
         self._next_blank, self._end_blank = blanks.start, blanks.stop
 
     def add(self, place: int, scores: Mapping[str, np.ndarray]) -> None:
         """Take in a tile by its place in the sweep; scores: float32 [K, h, w] of each head."""
-        tile = self._sweep.tiles[place]
-        if tile.y_m < self._lead_in_m:
+        row, tile = self._sweep.rows[place], self._sweep.tiles[place]
+        if row < self._lead_in:
             return  # it was only computed because its batch has a tile that leads in
-        self._add_blanks(tile.y_m)
-        for region in self._sweep.owners[place]:
+        self._add_blanks(row)
+        for part in self._sweep.owners[place]:
             for head in self._classes:
-                self._fuser(region, head).add(tile, scores[head])
+                self._fuser(part, head).add(tile, scores[head])
 
     def finish(self, band: int, undecodable: int = 0) -> FusedBand:
         """Return what a band finishes; all its tiles were taken in, and bands go in order."""
-        end_y_m = self._sweep.bands[band].end_y_m
-        self._add_blanks(end_y_m - 1)
+        end = self._sweep.bands[band].end
+        self._add_blanks(Row(end.island, end.y_m - 1))
         found = FusedBand(undecodable=undecodable)
-        for region in self._sweep.regions_in(band):
+        for part in self._sweep.parts_in(band):
             for head in self._classes:
-                rows = self._finished(region, head, end_y_m, self._sweep.last_band[region] == band)
-                found.maps[region, head] = list(map(_settled, rows))
+                rows = self._finished(part, head, end.y_m, self._sweep.last_band[part] == band)
+                found.maps[part, head] = list(map(_settled, rows))
         return found
 
-    def _finished(self, region: int, head: str, end_y_m: int, is_last: bool) -> list[ClassMap]:
-        fuser = self._fuser(region, head)
+    def _finished(self, part: int, head: str, end_y_m: int, is_last: bool) -> list[ClassMap]:
+        """Return finished rows; a part that goes on in the next band does so at end_y_m."""
+        fuser = self._fuser(part, head)
         if is_last:
-            del self._fusers[region, head]
+            del self._fusers[part, head]
             return fuser.last_bands()
         fuser.finish_before(end_y_m)
         return fuser.bands()
 
-    def _add_blanks(self, y_m: int) -> None:
-        """Take in the blank tiles down to the row at y_m."""
-        for place in self._blanks_to(y_m):
-            tile = self._sweep.blanks[place]
-            for region in self._sweep.blank_owners[place]:
+    def _add_blanks(self, row: Row) -> None:
+        """Take in the blank tiles down to a row."""
+        sweep = self._sweep
+        while self._next_blank < self._end_blank and sweep.blank_rows[self._next_blank] <= row:
+            tile, owners = sweep.blanks[self._next_blank], sweep.blank_owners[self._next_blank]
+            for part in owners:
                 for head, code in self._blank_codes.items():
                     if code != NODATA:
-                        self._fuser(region, head).add_blank(tile)
-
-    def _blanks_to(self, y_m: int) -> Iterator[int]:
-        blanks = self._sweep.blanks
-        while self._next_blank < self._end_blank and blanks[self._next_blank].y_m <= y_m:
-            yield self._next_blank
+                        self._fuser(part, head).add_blank(tile)
             self._next_blank += 1
 
-    def _fuser(self, region: int, head: str) -> Fuser:
-        known = self._fusers.get((region, head))
+    def _fuser(self, part: int, head: str) -> Fuser:
+        known = self._fusers.get((part, head))
         if known is None:
             sweep, begin = self._sweep, self._begin
-            began_above = sweep.first_band[region] < begin
-            known = self._fusers[region, head] = Fuser(
+            began_above = sweep.first_band[part] < begin
+            known = self._fusers[part, head] = Fuser(
                 sweep.plan,
-                sweep.outlines_m[region],
+                sweep.parts[part].outline_m,
                 len(self._classes[head]),
-                begin_y_m=sweep.bands[begin].y_m if began_above else None,
+                begin_y_m=sweep.bands[begin].begin.y_m if began_above else None,
                 blank_code=self._blank_codes[head],
             )
         return known

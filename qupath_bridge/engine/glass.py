@@ -7,7 +7,7 @@ nucleus or thin fibre in a pixel of 8 um darkens it by more; a speck of 1 um may
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from scipy import ndimage
@@ -59,16 +59,20 @@ class Glass:
         self, x0_l0: np.ndarray, y0_l0: np.ndarray, x1_l0: np.ndarray, y1_l0: np.ndarray
     ) -> np.ndarray:
         """Return the same of many boxes, bool [N], whose edges are each a float [N]."""
-        if len(x0_l0) == 0:
-            return np.zeros(0, bool)
         height, width = self.mask.shape
         left, right = _grown(x0_l0, x1_l0, self._scale.x, width)
         top, bottom = _grown(y0_l0, y1_l0, self._scale.y, height)
-        first = int(top.min())
-        other = _sums(~self.mask[first : int(bottom.max())])
-        top, bottom = top - first, bottom - first
-        found = other[bottom, right] - other[top, right] - other[bottom, left] + other[top, left]
-        return found == 0
+        found = np.zeros(len(top), bool)
+        parts = top // PART_ROWS  # sums over the whole mask would take four times its memory
+        for part in np.unique(parts):
+            some = parts == part
+            first = int(top[some].min())
+            sums = _sums(~self.mask[first : int(bottom[some].max())])
+            rows, columns = (bottom - first, top - first), (right, left)
+            (below, above), (after, before) = ([e[some] for e in ends] for ends in (rows, columns))
+            other = sums[below, after] - sums[above, after]
+            found[some] = other == sums[below, before] - sums[above, before]
+        return found
 
 
 def glass_mask(rgb: np.ndarray) -> np.ndarray:
@@ -120,13 +124,19 @@ def _colour_of_glass(rgb: np.ndarray) -> np.ndarray | None:
         even = part[kept][(_even(part) & ~_filling(part))[kept]]
         darkest, brightest = even.min(1), even.max(1)
         found.append(even[(darkest >= DARKEST) & (brightest - darkest <= MOST_COLOURED)])
-    grey = np.concatenate(found)
-    if len(grey) < max(LEAST_PIXELS, rgb[..., 0].size / 1000):
+    count = sum(map(len, found))
+    if count < max(LEAST_PIXELS, rgb[..., 0].size / 1000):
         return None
-    sample = grey[:: -(-len(grey) // SAMPLE)]
+    sample = _every(-(-count // SAMPLE), found)
     light = sample.mean(1)
     bright = sample[light >= np.percentile(light, 95) - GREY_LEVELS]
     return np.median(bright, axis=0)
+
+
+def _every(step: int, parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Return each step-th row of parts that lie one below the other."""
+    begins = np.cumsum([0, *map(len, parts)])
+    return np.concatenate([p[-b % step :: step] for p, b in zip(parts, begins, strict=False)])
 
 
 def _grown(

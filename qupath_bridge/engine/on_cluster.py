@@ -139,5 +139,5 @@ def ranges_of(sweep: Sweep, bands: Sequence[int]) -> list[range]:
             found.append(range(band, band + 1))
             rows = 0
         tiles = sweep.bands[band].tiles
-        rows += len({tile.y_m for tile in sweep.tiles[tiles.start : tiles.stop]})
+        rows += len(set(sweep.rows[tiles.start : tiles.stop]))
     return found

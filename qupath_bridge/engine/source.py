@@ -52,6 +52,24 @@ class _Plan:
     new: list[Future[np.ndarray | None]] = field(default_factory=list)
 
 
+class _Live:
+    """The blocks that tiles to come may need."""
+
+    def __init__(self) -> None:
+        self.blocks: dict[Block, Future[np.ndarray | None]] = {}
+        self._y_m: int | None = None
+
+    def go_to(self, y_m: int) -> None:
+        """Forget the blocks above a row of tiles; all of them, where it begins another island."""
+        if self._y_m is not None and y_m < self._y_m:
+            self.blocks.clear()
+        elif y_m != self._y_m:
+            passed = [block for block in self.blocks if block[0] < y_m // HEIGHT_M]
+            for block in passed:
+                del self.blocks[block]
+        self._y_m = y_m
+
+
 class TileSource:
     """Reads a slide's tiles in threads; a context manager, which joins them.
 
@@ -66,8 +84,9 @@ class TileSource:
     def read_ahead(self, batches: Iterable[Sequence[Tile]]) -> Iterator[PixelBatch]:
         """Yield the batches with their pixels, in order; the next is made while one is used.
 
-        Tiles come sorted by (y, x) over all batches: a block is forgotten once a tile lies wholly
-        below it, so it is read once in one call, and again in another.
+        Tiles come island by island, sorted by (y, x) in each: a block is forgotten once a tile lies
+        wholly below it, or above the tile before. So it is read once for an island in one call, and
+        again in another.
 
         Raises:
             SlideError: the slide was removed or changed since it was opened.
@@ -94,7 +113,7 @@ class TileSource:
 
     def _plans(self, batches: Iterable[Sequence[Tile]]) -> Iterator[_Plan]:
         """Yield plans of batches, those after them being decoded within the bounds."""
-        live: dict[Block, Future[np.ndarray | None]] = {}
+        live = _Live()
         waiting: deque[_Plan] = deque()
         ahead = 0
         try:
@@ -110,18 +129,16 @@ class TileSource:
             for block in (block for plan in waiting for block in plan.new):
                 block.cancel()
 
-    def _plan(self, tiles: Sequence[Tile], live: dict[Block, Future[np.ndarray | None]]) -> _Plan:
+    def _plan(self, tiles: Sequence[Tile], live: _Live) -> _Plan:
         """Return a batch's plan, the blocks that are not `live` yet handed to the decoders."""
         plan = _Plan(tiles)
         for tile in tiles:
+            live.go_to(tile.y_m)
             for block in self._blocks_of(tile):
-                if block not in live:
-                    live[block] = self._decoders.submit(self._read_block, block)
-                    plan.new.append(live[block])
-                plan.blocks[block] = live[block]
-        passed = tiles[-1].y_m // HEIGHT_M if tiles else None
-        for block in [block for block in live if passed is not None and block[0] < passed]:
-            del live[block]
+                if block not in live.blocks:
+                    live.blocks[block] = self._decoders.submit(self._read_block, block)
+                    plan.new.append(live.blocks[block])
+                plan.blocks[block] = live.blocks[block]
         return plan
 
     def _blocks_of(self, tile: Tile) -> Iterator[Block]:

@@ -45,9 +45,8 @@ class ModelSpec:
 class ImageSpec:
     """An image, and what its bands are.
 
-    mpp: um per pixel. outlines_m: of its regions. glass: a bit for each tile of the regions, by y,
-    then x: set where it is bare glass. bands: y_m and number of tiles of each. batch: tiles
-    computed at once.
+    mpp: um per pixel. outlines_m: of its regions. glass: a bit for each tile of the sweep, in
+    order: set where it is bare glass. bands: how the sweep is cut. batch: tiles computed at once.
     """
 
     model: ModelSpec
@@ -57,7 +56,7 @@ class ImageSpec:
     size_l0: tuple[int, int]
     outlines_m: tuple[BaseGeometry, ...]
     glass: bytes
-    bands: tuple[tuple[int, int], ...]
+    bands: tuple[tuple[int, int, int], ...]
     batch: int
 
     @classmethod
@@ -71,7 +70,7 @@ class ImageSpec:
             slide.mpp,
             (slide.width, slide.height),
             sweep.outlines_m,
-            _glass_of(sweep),
+            np.packbits(sweep.glass).tobytes(),
             sweep.cuts,
             batch,
         )
@@ -84,9 +83,3 @@ class ImageSpec:
             return bits[: len(tiles)].astype(bool)
 
         return Sweep(engine.plan, self.outlines_m, are_glass)
-
-
-def _glass_of(sweep: Sweep) -> bytes:
-    tiles = [(tile.y_m, tile.x_m, False) for tile in sweep.tiles]
-    blanks = [(tile.y_m, tile.x_m, True) for tile in sweep.blanks]
-    return np.packbits([bare for *_, bare in sorted(tiles + blanks)]).tobytes()

@@ -1,23 +1,27 @@
 """Which tiles an image's regions need, each once, and the bands in which they are done.
 
-A band is some rows of tiles. It finishes the cells from `y_m + margin_m` of its first row to there
-of the next band's first row, in every region alike, and can be computed by itself: tiles further up
-that reach into it are computed along, in the very batches in which their own band has them. So
-what a band holds does not depend on who computes it, nor on what was computed before.
+Islands are groups of tiles that share no pixel with those of another; they are swept one after the
+other, so that what is held follows from the widest, not from the slide. A band is some rows of
+tiles, of one island or several. It finishes the cells from `y_m + margin_m` of its first row to
+there of the next band's first row, and of islands that end in it all, in every region alike. It can
+be computed by itself: tiles further up that reach into it are computed along, in the very batches
+in which their own band has them. So what a band holds does not depend on who computes it, nor on
+what was computed before.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections import defaultdict
+from bisect import bisect_left, bisect_right
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
 from shapely.geometry.base import BaseGeometry
 
-from qupath_bridge.tiles import Tile, TilePlan, tiles_of
+from qupath_bridge.engine.islands import Part, parts_of
+from qupath_bridge.tiles import Tile, TilePlan
 
 BAND_TILES = 128
 """A band has at least so many tiles to compute, in whole rows: what a kill costs at most."""
@@ -25,13 +29,20 @@ BAND_TILES = 128
 IsGlass = Callable[[Sequence[Tile]], np.ndarray]
 
 
+class Row(NamedTuple):
+    """A row of tiles: its island's number and the y of its tiles; in this order rows are swept."""
+
+    island: int
+    y_m: int
+
+
 @dataclass(frozen=True)
 class Band:
-    """Rows of tiles from y_m to before end_y_m; `tiles` are those to compute."""
+    """Rows of tiles from `begin` to before `end`; `tiles` are those to compute."""
 
     index: int
-    y_m: int
-    end_y_m: int
+    begin: Row
+    end: Row
     tiles: range
 
 
@@ -45,10 +56,11 @@ class Batch:
 
 
 class Sweep:
-    """The tiles of all regions, sorted by y, then x, each with the regions that need it.
+    """The tiles of all regions, sorted by island, y, then x, each with the parts that need it.
 
-    tiles: those to compute. blanks: those of bare glass. owners, blank_owners: the indices of
-    each one's regions.
+    parts: what each region has of each island; first_band, last_band: of each. tiles: those to
+    compute; rows, owners: of each, the latter indices of parts. blanks, blank_rows, blank_owners:
+    the same of bare glass. glass: bool, which of all tiles those are.
     """
 
     def __init__(
@@ -59,102 +71,94 @@ class Sweep:
         band_tiles: int | None = None,
     ) -> None:
         self.plan, self.outlines_m = plan, tuple(outlines_m)
-        owners = _owners(plan, outlines_m)
-        every = sorted(owners, key=lambda tile: (tile.y_m, tile.x_m))
-        glass = np.zeros(len(every), bool) if is_glass is None or not every else is_glass(every)
-        self.tiles = [tile for tile, bare in zip(every, glass, strict=True) if not bare]
-        self.blanks = [tile for tile, bare in zip(every, glass, strict=True) if bare]
-        self.owners = [tuple(owners[tile]) for tile in self.tiles]
-        self.blank_owners = [tuple(owners[tile]) for tile in self.blanks]
-        self._rows = _rows_of(every)
+        self.parts = parts_of(plan, outlines_m)
+        needed = _needed(self.parts)
+        every = [tile for _, tile, _ in needed]
+        self.glass = is_glass(every) if is_glass and every else np.zeros(len(every), bool)
+        self.rows, self.tiles, self.owners = _columns(needed, ~self.glass)
+        self.blank_rows, self.blanks, self.blank_owners = _columns(needed, self.glass)
+        self._all_rows = sorted({row for row, *_ in needed})
         self.bands = self._banded(band_tiles or BAND_TILES)
-        self.first_band, self.last_band = self._bands_of_regions(every, owners)
+        self.first_band, self.last_band = self._bands_of_parts()
 
     @property
-    def cuts(self) -> tuple[tuple[int, int], ...]:
-        """Return y_m and number of tiles of each band: how the sweep is cut."""
-        return tuple((band.y_m, len(band.tiles)) for band in self.bands)
+    def cuts(self) -> tuple[tuple[int, int, int], ...]:
+        """Return island, y_m and number of tiles of each band: how the sweep is cut."""
+        return tuple((*band.begin, len(band.tiles)) for band in self.bands)
 
-    def lead_in_m(self, band: int) -> int:
-        """Return the y of the first row of tiles that reach into a band."""
-        reach = self.bands[band].y_m + 2 * self.plan.margin_m - self.plan.tile_m
-        return next(y for y in self._rows if y > reach)
+    def lead_in(self, band: int) -> Row:
+        """Return the first row of tiles that reach into a band, its own first row at the latest."""
+        begin = self.bands[band].begin
+        reach_m = begin.y_m + 2 * self.plan.margin_m - self.plan.tile_m
+        return self._all_rows[bisect_right(self._all_rows, Row(begin.island, reach_m))]
 
     def batches(self, size: int, first: int, end: int) -> list[Batch]:
         """Return what is computed for the bands from `first` to before `end`, lead-in included.
 
         Within a band the batches are the same whatever bands are asked for.
         """
-        lead_in_m = self.lead_in_m(first)
+        lead_in = self.lead_in(first)
         found = []
         for band in self.bands[:end]:
-            if band.end_y_m <= lead_in_m:
+            if band.end <= lead_in:
                 continue
             for start in range(band.tiles.start, band.tiles.stop, size):
-                tiles = tuple(self.tiles[start : min(start + size, band.tiles.stop)])
-                if tiles[-1].y_m >= lead_in_m:
-                    found.append(Batch(band.index, start, tiles))
+                stop = min(start + size, band.tiles.stop)
+                if self.rows[stop - 1] >= lead_in:
+                    found.append(Batch(band.index, start, tuple(self.tiles[start:stop])))
         return found
 
-    def regions_in(self, band: int) -> list[int]:
-        """Return the indices of the regions of which the band finishes rows."""
-        return [
-            region
-            for region, (first, last) in enumerate(
-                zip(self.first_band, self.last_band, strict=True)
-            )
-            if first <= band <= last
-        ]
+    def parts_in(self, band: int) -> list[int]:
+        """Return the indices of the parts of which the band finishes rows."""
+        spans = enumerate(zip(self.first_band, self.last_band, strict=True))
+        return [part for part, (first, last) in spans if first <= band <= last]
 
-    def blanks_in(self, begin_y_m: int, end_y_m: int) -> range:
-        """Return the places of the blank tiles in rows from begin_y_m to before end_y_m."""
-        begin, end = (
-            bisect_left(self.blanks, y, key=lambda tile: tile.y_m) for y in (begin_y_m, end_y_m)
-        )
-        return range(begin, end)
+    def blanks_in(self, begin: Row, end: Row) -> range:
+        """Return the places of the blank tiles in rows from `begin` to before `end`."""
+        return range(bisect_left(self.blank_rows, begin), bisect_left(self.blank_rows, end))
 
     def _banded(self, band_tiles: int) -> list[Band]:
-        starts: list[tuple[int, int]] = []  # y of a band's first row, place of its first tile
+        starts: list[tuple[Row, int]] = []  # a band's first row, place of its first tile
         place, room = 0, 0
-        counts = {y: len(list(tiles)) for y, tiles in groupby(self.tiles, lambda t: t.y_m)}
-        for y in self._rows:
+        counts = Counter(self.rows)
+        for row in self._all_rows:
             if room <= 0:
-                starts.append((y, place))
+                starts.append((row, place))
                 room = band_tiles
-            place += counts.get(y, 0)
-            room -= counts.get(y, 0)
-        ends = [*starts[1:], (self._rows[-1] + self.plan.stride_m, place)] if starts else []
+            place += counts[row]
+            room -= counts[row]
+        ends = [*starts[1:], (Row(self._all_rows[-1].island + 1, 0), place)] if starts else []
         return [
-            Band(index, y, end_y, range(first, end))
-            for index, ((y, first), (end_y, end)) in enumerate(zip(starts, ends, strict=True))
+            Band(index, row, end_row, range(first, end))
+            for index, ((row, first), (end_row, end)) in enumerate(zip(starts, ends, strict=True))
         ]
 
-    def _bands_of_regions(
-        self, every: Sequence[Tile], owners: dict[Tile, list[int]]
-    ) -> tuple[list[int], list[int]]:
-        """Return the first and the last band of each region; (1, 0) for one without tiles."""
-        first, last = [1] * len(self.outlines_m), [0] * len(self.outlines_m)
-        known: set[int] = set()
-        starts = [band.y_m for band in self.bands]
-        band = -1
-        for tile in every:
-            while band + 1 < len(starts) and tile.y_m >= starts[band + 1]:
-                band += 1
-            for region in owners[tile]:
-                if region not in known:
-                    known.add(region)
-                    first[region] = band
-                last[region] = band
+    def _bands_of_parts(self) -> tuple[list[int], list[int]]:
+        """Return the first and the last band of each part."""
+        starts = [band.begin for band in self.bands]
+        first, last = (
+            [bisect_right(starts, Row(part.island, part.tiles[end].y_m)) - 1 for part in self.parts]
+            for end in (0, -1)
+        )
         return first, last
 
 
-def _owners(plan: TilePlan, outlines_m: Sequence[BaseGeometry]) -> dict[Tile, list[int]]:
+def _needed(parts: Sequence[Part]) -> list[tuple[Row, Tile, tuple[int, ...]]]:
+    """Return the tiles of all parts in order, each with its row and the indices of its parts."""
     owners: dict[Tile, list[int]] = defaultdict(list)
-    for region, outline_m in enumerate(outlines_m):
-        for tile in tiles_of(outline_m, plan):
-            owners[tile].append(region)
-    return owners
+    for index, part in enumerate(parts):
+        for tile in part.tiles:
+            owners[tile].append(index)
+    placed = (
+        (Row(parts[indices[0]].island, tile.y_m), tile, tuple(indices))
+        for tile, indices in owners.items()
+    )
+    return sorted(placed, key=lambda one: (one[0], one[1].x_m))
 
 
-def _rows_of(tiles: Sequence[Tile]) -> list[int]:
-    return [y for y, _ in groupby(tile.y_m for tile in tiles)]
+def _columns(
+    needed: Sequence[tuple[Row, Tile, tuple[int, ...]]], which: np.ndarray
+) -> tuple[list[Row], list[Tile], list[tuple[int, ...]]]:
+    """Return rows, tiles and owners of some."""
+    chosen = [one for one, wanted in zip(needed, which, strict=True) if wanted]
+    return [row for row, *_ in chosen], [tile for _, tile, _ in chosen], [o for *_, o in chosen]
