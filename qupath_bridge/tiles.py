@@ -8,7 +8,6 @@ a network sees padding, is not used; the inside of a tile is what is left of it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -75,10 +74,18 @@ def tiles_of(outline_m: BaseGeometry, plan: TilePlan) -> list[Tile]:
     """Return the tiles whose inside shares area with an outline, row by row from the top left."""
     if outline_m.is_empty:
         return []
+    was_prepared = shapely.is_prepared(outline_m)
     shapely.prepare(outline_m)
     x0, y0, x1, y1 = outline_m.bounds
-    xs = _starts(x0, x1, plan)
-    return [tile for y in _starts(y0, y1, plan) for tile in _row(outline_m, xs, int(y), plan)]
+    xs, ys = _starts(x0, x1, plan), _starts(y0, y1, plan)
+    # Numbers that tiles share: a slide has a hundred thousand of them.
+    numbers = xs.tolist()
+    found = [
+        Tile(numbers[place], y) for y in ys.tolist() for place in _shared(outline_m, xs, y, plan)
+    ]
+    if not was_prepared:
+        shapely.destroy_prepared(outline_m)  # it takes more memory than the outline
+    return found
 
 
 def _starts(low_m: float, high_m: float, plan: TilePlan) -> np.ndarray:
@@ -88,9 +95,10 @@ def _starts(low_m: float, high_m: float, plan: TilePlan) -> np.ndarray:
     return np.arange(first, end, dtype=np.int64) * plan.stride_m
 
 
-def _row(outline_m: BaseGeometry, xs: np.ndarray, y: int, plan: TilePlan) -> Iterator[Tile]:
+def _shared(outline_m: BaseGeometry, xs: np.ndarray, y: int, plan: TilePlan) -> list[int]:
+    """Return the places among `xs` of the tiles of a row whose inside shares area."""
     left, top = xs + plan.margin_m, y + plan.margin_m
     insides = shapely.box(left, top, left + plan.inside_m, top + plan.inside_m)
     shared = shapely.intersects(outline_m, insides)
     shared[shared] = ~shapely.touches(outline_m, insides[shared])
-    return (Tile(int(x), y) for x in xs[shared])
+    return np.flatnonzero(shared).tolist()

@@ -12,7 +12,7 @@ what was computed before.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -46,7 +46,7 @@ class Band:
     tiles: range
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Batch:
     """Tiles of one band that are computed together; `first` is the first one's place."""
 
@@ -145,14 +145,17 @@ class Sweep:
 
 def _needed(parts: Sequence[Part]) -> list[tuple[Row, Tile, tuple[int, ...]]]:
     """Return the tiles of all parts in order, each with its row and the indices of its parts."""
-    owners: dict[Tile, list[int]] = defaultdict(list)
+    owners: dict[Tile, tuple[int, ...]] = {}
+    alike: dict[tuple[int, ...], tuple[int, ...]] = {}  # whole slides have many tiles of few owners
+    rows: dict[Row, Row] = {}
     for index, part in enumerate(parts):
         for tile in part.tiles:
-            owners[tile].append(index)
-    placed = (
-        (Row(parts[indices[0]].island, tile.y_m), tile, tuple(indices))
-        for tile, indices in owners.items()
-    )
+            of_tile = (*owners.get(tile, ()), index)
+            owners[tile] = alike.setdefault(of_tile, of_tile)
+    placed = []
+    for tile, of_tile in owners.items():
+        row = Row(parts[of_tile[0]].island, tile.y_m)
+        placed.append((rows.setdefault(row, row), tile, of_tile))
     return sorted(placed, key=lambda one: (one[0], one[1].x_m))
 
 

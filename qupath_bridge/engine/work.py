@@ -12,6 +12,7 @@ from qupath_bridge.detections import Detection
 from qupath_bridge.engine.checkpoint import Checkpoint
 from qupath_bridge.engine.compute import Advance
 from qupath_bridge.engine.fused import FusedBand
+from qupath_bridge.engine.heap import give_back, give_back_all
 from qupath_bridge.engine.spool import ObjectSpool
 from qupath_bridge.engine.sweep import Sweep
 from qupath_bridge.engine.tracing import SweepTracer
@@ -64,6 +65,7 @@ class ImageWork:
             SlideError: the slide cannot be read. ModelError: the model cannot be loaded.
             ProjectError: the system refused to write.
         """
+        give_back_all()  # what opening the slide and finding its tissue took
         bands = self.sweep.bands
         collector = _Collector(self, checkpoint)
         band = 0
@@ -106,6 +108,7 @@ class _Collector:
         """Take a band."""
         self._count_undecodable(band, fused.undecodable)
         self._tracer.take(band, fused)
+        give_back()
 
     def _count_undecodable(self, band: int, count: int) -> None:
         """Count a band's tiles that could not be decoded, and give up where there are too many.

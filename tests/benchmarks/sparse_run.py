@@ -57,6 +57,7 @@ def main() -> None:
         overview = Overview.of(slide)
         regions = [tissue_region(overview)]
         work = ImageWork.of(engine, slide, overview, regions)
+        del overview  # as a run does
         found = work.done(Checkpoint(Path(folder)), engine.batch, count.tile)
         write_detections(Path(folder) / "objects.geojson.gz", count.through(found.objects))
         mm2 = sum(r.outline_l0.area for r in regions) * slide.mpp.x * slide.mpp.y / 1e6
