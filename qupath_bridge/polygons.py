@@ -101,6 +101,7 @@ class Tracer:
         strips = id_strips(self._strips.taken(), self._frame.width, absorbed)
         for found in outlined(strips, absorbed, self._tolerance_cells):
             yield from self._clipped(found)
+        shapely.destroy_prepared(self._outline_m)  # cutting made an index of it, larger than it
 
     def _clipped(self, found: Outlined) -> Iterator[TracedObject]:
         cell_m = self._frame.cell_m

@@ -146,7 +146,9 @@ def _closed(mask: np.ndarray, radius: float) -> np.ndarray:
     """Return the mask with gaps up to twice `radius` bridged, at the image's rim as within."""
     pads = [(min(math.ceil(radius) + 1, n),) * 2 for n in mask.shape]
     mirrored = np.pad(mask, pads, mode="symmetric")
-    closed = ~_grow(~_grow(mirrored, radius), radius)
+    grown = _grow(mirrored, radius)
+    closed = _grow(np.logical_not(grown, out=grown), radius)
+    np.logical_not(closed, out=closed)
     rows, columns = (slice(pad, pad + n) for (pad, _), n in zip(pads, mask.shape, strict=True))
     return closed[rows, columns] | mask
 
@@ -155,7 +157,7 @@ def _with_holes_filled(mask: np.ndarray, least_hole: float, least_at_rim: float)
     """Return the mask with small holes filled; what touches the image's rim may be open glass."""
     if not mask.any():
         return mask
-    labels, count = ndimage.label(~mask)
+    labels, count = _labelled(~mask)
     least = np.full(count + 1, least_hole)
     rim = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
     least[rim] = least_at_rim
@@ -166,6 +168,16 @@ def _with_holes_filled(mask: np.ndarray, least_hole: float, least_at_rim: float)
 
 def _grow(mask: np.ndarray, radius: float) -> np.ndarray:
     """Return the mask and all within `radius` pixels of it, from middle to middle."""
+    grown = np.empty_like(mask)
+    for top in range(0, len(mask), PART_ROWS):
+        above = min(top, int(radius))
+        part = mask[top - above : top + PART_ROWS + int(radius)]
+        rows = grown[top : top + PART_ROWS]
+        rows[:] = _grown_part(part, radius)[above : above + len(rows)]
+    return grown
+
+
+def _grown_part(mask: np.ndarray, radius: float) -> np.ndarray:
     grown = mask.copy()
     reach = min(int(radius), len(mask) - 1)
     for dy in range(-reach, reach + 1):
@@ -177,10 +189,23 @@ def _grow(mask: np.ndarray, radius: float) -> np.ndarray:
 
 
 def _without_small(mask: np.ndarray, least_pixels: float) -> np.ndarray:
-    labels, count = ndimage.label(mask)
+    labels, count = _labelled(mask)
     keep = _sizes(labels, count) >= least_pixels
     keep[0] = False
     return keep[labels]
+
+
+def _labelled(mask: np.ndarray) -> tuple[np.ndarray, int]:
+    """Return the 4-connected pieces of a mask, numbered from 1, and how many there are.
+
+    uint16 [H, W], or int32 where there are too many for that: it is the largest array of all.
+    """
+    try:
+        labels = np.empty(mask.shape, np.uint16)
+        return labels, ndimage.label(mask, output=labels)
+    except RuntimeError:
+        labels, count = ndimage.label(mask)
+        return labels, count
 
 
 def _sizes(labels: np.ndarray, count: int) -> np.ndarray:

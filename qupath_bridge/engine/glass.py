@@ -83,7 +83,7 @@ def glass_mask(rgb: np.ndarray) -> np.ndarray:
         like = _filling(part)
         if colour is not None:
             low, high = colour - GREY_LEVELS, colour + GREY_LEVELS
-            like |= ((part >= low) & (part <= high)).all(2)
+            like |= _between(part, low, high)
         rows = mask[top : top + PART_ROWS]
         rows[:] = (like & _even(part))[above : above + len(rows)]
     return mask
@@ -101,7 +101,15 @@ def _parts_of(rgb: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
 
 def _filling(rgb: np.ndarray) -> np.ndarray:
     """Return where scanners did not look, bool [H, W]."""
-    return rgb.min(2) >= FILLING
+    return _between(rgb, np.full(3, FILLING), np.full(3, 255))
+
+
+def _between(rgb: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Return where all channels are within bounds, bool [H, W]; many times as fast as by axis."""
+    found = np.ones(rgb.shape[:2], bool)
+    for c in range(3):
+        found &= (rgb[..., c] >= np.ceil(low[c])) & (rgb[..., c] <= np.floor(high[c]))
+    return found
 
 
 def _even(rgb: np.ndarray) -> np.ndarray:
@@ -122,7 +130,9 @@ def _colour_of_glass(rgb: np.ndarray) -> np.ndarray | None:
     for _, above, part in _parts_of(rgb):
         kept = slice(above, above + PART_ROWS)
         even = part[kept][(_even(part) & ~_filling(part))[kept]]
-        darkest, brightest = even.min(1), even.max(1)
+        red, green, blue = even.T
+        darkest = np.minimum(np.minimum(red, green), blue)
+        brightest = np.maximum(np.maximum(red, green), blue)
         found.append(even[(darkest >= DARKEST) & (brightest - darkest <= MOST_COLOURED)])
     count = sum(map(len, found))
     if count < max(LEAST_PIXELS, rgb[..., 0].size / 1000):
