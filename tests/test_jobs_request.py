@@ -14,7 +14,7 @@ from jobs import collection, feature, image_body, segment_body, square
 
 from qupath_bridge.errors import RequestError
 from qupath_bridge.geometry import Mpp
-from qupath_bridge.jobs import RequestLimits, parse_job
+from qupath_bridge.jobs import RequestLimits, feeder, parse_job
 from qupath_bridge.jobs.job import Progress
 
 PATH = "/slides/a b.svs"
@@ -247,3 +247,21 @@ def test_the_time_left_shrinks_while_nothing_is_told():
     assert told == [20, 15, 1, 1]
     assert Progress("tiles", 0, 12, seconds=3).seconds_left is None
     assert Progress("tiles", 12, 12, seconds=3).seconds_left == 0
+
+
+def test_the_time_left_knows_nothing_of_the_stage_before(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(feeder.time, "monotonic", lambda: now[0])
+    running = feeder.Running("one")
+    told = []
+    for seconds, stage, done, total in [
+        (0, "features", 0, 1),
+        (60, "features", 1, 1),
+        (1, "training", 1, 12),
+        (2, "training", 2, 12),
+        (2, "training", 3, 12),
+    ]:
+        now[0] += seconds
+        running.hear({"stage": stage, "done": done, "total": total})
+        told.append(running.progress.seconds_left)
+    assert told == [None, 0, None, 20, 18]

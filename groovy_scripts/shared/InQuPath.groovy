@@ -5,6 +5,7 @@
 
 import java.util.zip.GZIPInputStream
 import qupath.lib.common.ColorTools
+import qupath.lib.common.GeneralTools
 import qupath.lib.images.servers.ImageServerBuilder
 import qupath.lib.io.GsonTools
 import qupath.lib.io.PathIO
@@ -85,14 +86,14 @@ class InQuPath {
         List objects = server.detections(job.id as String).withCloseable { PathIO.readObjectsFromGeoJSON(it) }
         if (gui != null && isWatched(data) && !Window.shows(gui, data)) {
             throw new PathSegDiff.Trouble("${nameOf(data)} is not open any more, so that its" +
-                " ${objects.size()} objects were not added; open it and run this again")
+                " ${PathSegDiff.counted(objects.size(), 'object')} did not come in; open it and run this again")
         }
         Map anew = [heads: found.heads.collect { PathSegDiff.Keys.head(it) } as Set,
                     regions: found.regionIds.collect { PathSegDiff.Keys.region(it) } as Set]
         replace(data.hierarchy, objects, anew, rows, server.models())
         know(classesOf(job, rows))
         job.warnings?.each { say(it) }
-        say("${objects.size()} objects in ${nameOf(data)}")
+        say("${PathSegDiff.counted(objects.size(), 'object')} in ${nameOf(data)}")
         PathSegDiff.tableOf(found.rows).each { script.println(it) }
     }
 
@@ -108,7 +109,8 @@ class InQuPath {
         }
         String head = settings.head
         if (isWatched(QP.currentImageData)) {
-            head = Window.input(TITLE, "Name of the head that learns from ${samples.size()} image(s)", head)
+            String images = PathSegDiff.counted(samples.size(), 'image')
+            head = Window.input(TITLE, "Name of the head that learns from $images", head)
             if (!head?.trim()) {
                 throw new PathSegDiff.Cancelled('no name was given, and nothing was trained')
             }
@@ -122,8 +124,10 @@ class InQuPath {
                                  heads: [head.trim()], options: options]), "head ${head.trim()}")
         Map made = job.result
         String dice = made.meanDice == null ? '' :
-            ", mean Dice ${PathSegDiff.fixed(made.meanDice, 2)} on ${made.heldOutImages} images held out"
-        say("model ${made.model} has learned the head ${made.head} from ${made.trainImages} images$dice")
+            ", mean Dice ${PathSegDiff.fixed(made.meanDice, 2)} on" +
+            " ${PathSegDiff.counted(made.heldOutImages, 'field')} held out"
+        say("model ${made.model} has learned the head ${made.head}" +
+            " from ${PathSegDiff.counted(made.trainImages, 'field')} of view$dice")
         say("to use it, set model = '${made.model}' in the scripts that segment")
         job.warnings?.each { say(it) }
     }
@@ -163,7 +167,7 @@ class InQuPath {
         }
         File file = new File(path).absolute ? new File(path) : new File(folder, path)
         PathSegDiff.writeTable(file, [PathSegDiff.COLUMNS] + rows)
-        say("${rows.size()} rows written to $file")
+        say("${PathSegDiff.counted(rows.size(), 'row')} written to $file")
     }
 
     /** Return the server's models; none if there is no way to them, for they only tell the heads of empty classes. */
@@ -223,7 +227,7 @@ class InQuPath {
         }
         replace(data.hierarchy, objects, [heads: heads, regions: regions], result.rows, [])
         know(objects*.pathClass.unique().findAll())
-        say("${objects.size()} objects of $file put into ${nameOf(data)}")
+        say("${PathSegDiff.counted(objects.size(), 'object')} of $file put into ${nameOf(data)}")
     }
 
     private static List readObjects(File file) {
@@ -255,12 +259,12 @@ class InQuPath {
             return
         }
         if (server.running() == null) {
-            say('no server runs, so that there is nothing to cancel')
+            tell('no server runs, so that there is nothing to cancel')
             return
         }
         List active = server.jobs().findAll { it.state in ['queued', 'running'] }
         active.each { server.cancel(it.id) }
-        tell(active ? "${active.size()} job(s) cancelled" : 'there is no job to cancel')
+        tell(active ? "${PathSegDiff.counted(active.size(), 'job')} cancelled" : 'there is no job to cancel')
     }
 
     /** Say what the server is and has; offer its page. */
@@ -269,8 +273,8 @@ class InQuPath {
             return
         }
         Map health = server.connect()
-        List<String> lines = ["server ${health.version} on ${health.device}" +
-            (health.ready ? ', ready' : ', still starting: jobs can be handed in')]
+        List<String> lines = ["server ${health.version} " +
+            (health.ready ? "on ${health.device}, ready" : 'is still starting: jobs can be handed in')]
         server.models().each { model ->
             lines << "model ${model.name} ${model.version ?: ''}${model['default'] ? ' (the default)' : ''}".toString()
             model.heads.each { head ->
@@ -298,9 +302,11 @@ class InQuPath {
         try {
             return server.submit(request)
         } catch (PathSegDiff.Closed closed) {
-            if (!isWatched(QP.currentImageData) ||
-                !ask("PathSegDiff may not read the images in this folder yet. Let it?\n\n${closed.folder}")) {
+            if (!isWatched(QP.currentImageData)) {
                 throw closed
+            }
+            if (!ask("PathSegDiff may not read the images in this folder yet. Let it?\n\n${closed.folder}")) {
+                throw new PathSegDiff.Cancelled('the folder was not opened to PathSegDiff; nothing was changed')
             }
             server.open(closed.folder)
         }
@@ -332,10 +338,12 @@ class InQuPath {
     private static Object openImage() {
         Object data = QP.currentImageData
         if (data == null) {
-            throw new PathSegDiff.Trouble('no image is open; open one, or give one to QuPath\'s command')
+            throw new PathSegDiff.Trouble("no image is open; open one${orByCommand()}")
         }
         data
     }
+
+    private static String orByCommand() { Window.gui() == null ? ", or give one to QuPath's command" : '' }
 
     private static Object entryOf(Object data) { QP.project?.getEntry(data) }
 
@@ -344,7 +352,7 @@ class InQuPath {
     private static File projectFolder() {
         Object path = QP.project?.path
         if (path == null) {
-            throw new PathSegDiff.Trouble('no project is open; open one, or give one to QuPath\'s command')
+            throw new PathSegDiff.Trouble("no project is open; open one${orByCommand()}")
         }
         path.toFile().parentFile
     }
@@ -419,8 +427,8 @@ class InQuPath {
 
     /**
      * Put objects of ours below the annotations of their regions, else at the root, in place of
-     * earlier ones, and give annotations the measurements that these rows tell of. One change, so
-     * that one step undoes it. anew: keys of the heads and regions done. models: the server's.
+     * earlier ones, and give annotations the measurements that these rows tell of. One change to
+     * undo. anew: keys of the heads and regions done. models: the server's.
      */
     private void replace(Object hierarchy, List objects, Map anew, List rows, List models) {
         Collection annotations = hierarchy.annotationObjects
@@ -444,8 +452,11 @@ class InQuPath {
             measure(it, PathSegDiff.measured(it.measurements, rowsById[id], made, models, known))
         }
         hierarchy.fireHierarchyChangedEvent(hierarchy)
-        // Only an event that names objects becomes a step that QuPath can undo.
-        hierarchy.fireObjectMeasurementsChangedEvent(hierarchy, measured ?: [hierarchy.rootObject])
+        // In QuPath 0.5 only an event that names objects becomes a step to undo; from 0.6 on each does,
+        // and so does the one with which QuPath ends every script.
+        if (GeneralTools.version?.startsWith('0.5.')) {
+            hierarchy.fireObjectMeasurementsChangedEvent(hierarchy, measured ?: [hierarchy.rootObject])
+        }
     }
 
     /** Take objects out; what was nested in them moves up. */

@@ -557,6 +557,9 @@ class PathSegDiff {
         new BigDecimal(value as double).setScale(decimals, java.math.RoundingMode.HALF_EVEN).toPlainString()
     }
 
+    /** Return how many of something there are, in words. */
+    static String counted(Number count, String what) { "$count $what${count == 1 ? '' : 's'}" }
+
     /** Write rows of strings with tabs between them, whole or not at all. */
     static void writeTable(File file, List<List<String>> rows) {
         writeWhole(file, rows.collect { row -> row.collect { quoted(it) }.join('\t') + '\n' }.join(''))

@@ -29,12 +29,16 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Running:
-    """The job that runs: how far it is, and what it warned of."""
+    """The job that runs: how far it is, and what it warned of.
+
+    begun, since: how far this stage was when it was first heard of, and when; last: of any stage.
+    """
 
     job_id: str
     stage: str = "loading the model"
     done: int = 0
     total: int | None = None
+    begun: int = 0
     since: float = 0.0
     last: float = 0.0
     warnings: list[str] = field(default_factory=list)
@@ -44,10 +48,11 @@ class Running:
     def hear(self, said: Mapping[str, Any]) -> None:
         """Take in what the child said of this job."""
         if "stage" in said:
+            is_new = said["stage"] != self.stage or not said["done"]
             self.stage, self.done, self.total = said["stage"], said["done"], said["total"]
             self.last = time.monotonic()
-            if not self.done:
-                self.since = self.last
+            if is_new:
+                self.begun, self.since = self.done, self.last
         if "warning" in said:
             self.warnings.append(said["warning"])
         if "failed" in said:
@@ -57,7 +62,8 @@ class Running:
     @property
     def progress(self) -> Progress:
         ago = time.monotonic() - self.last
-        return Progress(self.stage, self.done, self.total, self.last - self.since, ago)
+        seconds = self.last - self.since
+        return Progress(self.stage, self.done, self.total, seconds, ago, self.begun)
 
 
 class Feeder:

@@ -23,7 +23,8 @@ class Failure:
 class Progress:
     """How far a running job is. total: of tiles, images or steps; None where it is not known.
 
-    seconds: from when this stage began to when the last of `done` was; ago: since then.
+    seconds: from when this stage began, with `begun` done, to when the last of `done` was. ago:
+    since then.
     """
 
     stage: str
@@ -31,14 +32,16 @@ class Progress:
     total: int | None = None
     seconds: float = 0.0
     ago: float = 0.0
+    begun: int = 0
 
     @property
     def seconds_left(self) -> int | None:
         """Return how long this stage will last; None where nothing can be said."""
-        if not self.done or self.total is None:
+        if self.done <= self.begun or self.total is None:
             return None
         left = max(self.total - self.done, 0)
-        return math.ceil(max(left * self.seconds / self.done - self.ago, min(left, 1)))
+        each = self.seconds / (self.done - self.begun)
+        return math.ceil(max(left * each - self.ago, min(left, 1)))
 
 
 @dataclass(frozen=True)

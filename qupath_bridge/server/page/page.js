@@ -269,7 +269,7 @@ function fillTrained(card, job) {
   learned.className = "learned detail";
   learned.append(...classes.map((kind) => swatched(kind.name, kind.color)));
   card.part("trained").replaceChildren(score,
-    ` on ${count(heldOutImages, "held-out image")}, learned from ${count(trainImages, "image")}. `,
+    ` on ${count(heldOutImages, "held-out field")}, learned from ${count(trainImages, "field")} of view. `,
     `To use it, set the model to “${model}” in the first lines of a segment script.`, learned);
 }
 
