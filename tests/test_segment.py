@@ -144,6 +144,28 @@ def test_regions_far_apart_and_holes_cost_no_tiles(tmp_path):
     )
 
 
+def test_the_islands_of_a_region_have_the_objects_they_have_as_regions_of_their_own(tmp_path):
+    rng = np.random.default_rng(4)
+    coarse = rng.integers(0, 3, (40, 60)).repeat(40, 0).repeat(40, 1)
+    path = write(tmp_path / "patches.tif", COLORS[coarse].astype(np.uint8))
+    pieces = [Point(300, 700).buffer(250), box(1500, 20, 2300, 410), box(1650, 1200, 1700, 1350)]
+    together = [region(shapely.union_all(pieces))]
+    apart = [Region(str(n), f"{n}", "annotation", piece) for n, piece in enumerate(pieces)]
+    with open_slide(path, mpp=Mpp(0.5, 0.5)) as slide:
+        engine = engine_of()
+        sweep = engine.sweep(slide, Overview.of(slide), together)
+        assert [part.island for part in sweep.parts] == [0, 1, 2]
+        one = segment(engine, slide, together, lambda n: None)
+        several = segment(engine, slide, apart, lambda n: None)
+
+    def shapes(detections):
+        return {(d.class_name, d.outline_l0.normalize().wkb) for d in detections}
+
+    assert len(one) == len(several) > 100
+    assert shapes(one) == shapes(several)
+    assert len({d.id for d in one}) == len(one)
+
+
 def test_bare_glass_is_background_without_being_computed(tmp_path):
     pixels = np.full((2048, 2048, 3), 255, np.uint8)
     pixels[:300, :300] = (200, 0, 0)

@@ -191,6 +191,23 @@ def test_blocks_that_were_passed_are_forgotten() -> None:
     assert peak < 100e6 < 100_000 * 2 * WIDTH_M * 3 / 3
 
 
+def test_islands_side_by_side_are_read_one_after_the_other_and_forgotten() -> None:
+    wide = CountedSource(np.broadcast_to(np.uint8(7), (1024, 60_000, 3)))
+    slide = Slide(Path("memory"), wide, None)
+    columns = range(0, 60_000 - TILE, 2 * WIDTH_M)
+    tiles = [Tile(x, y) for x in columns for y in range(0, 1024 - TILE + 1, 128)]
+    tracemalloc.start()
+    try:
+        with TileSource(slide, WHOLE, TILE, 2) as source:
+            read = sum(len(batch.tiles) for batch in source.read_ahead(batched(tiles)))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert read == len(tiles) > 400
+    assert wide.times_read.max() == 1  # by the islands' own tiles, each pixel once
+    assert peak < 70e6 < wide.times_read.sum(dtype=int) * 3 * 0.8
+
+
 def test_there_is_a_thread_for_each_core_but_never_more_than_eight() -> None:
     assert 1 <= default_threads() <= 8
 

@@ -10,6 +10,7 @@ from scipy import ndimage
 from qupath_bridge.tissue import (
     MAX_MASK_PIXELS,
     TissueSettings,
+    _labelled,
     mask_mpp,
     otsu_threshold,
     tissue_mask,
@@ -135,3 +136,13 @@ def test_real_tissue_of_every_kind_is_tissue(shared_data: Path, kind: str) -> No
     small = [np.asarray(Image.open(tile).convert("RGB").reduce(16)) for tile in tiles]
     rows = [np.concatenate(small[i : i + 3], 1) for i in (0, 3, 6)]
     assert tissue_mask(np.concatenate(rows)).mean() > 0.95
+
+
+@pytest.mark.parametrize(("count", "kind"), [(100, np.uint16), (300, np.int32)])
+def test_pieces_are_labelled_in_as_little_memory_as_their_number_allows(count, kind):
+    mask = np.zeros((600, 600), bool)
+    mask[: 2 * count : 2, : 2 * count : 2] = True
+    labels, found = _labelled(mask)
+    assert labels.dtype == kind
+    assert found == labels.max() == count * count
+    assert ((labels > 0) == mask).all()

@@ -14,6 +14,7 @@ from free_network import BLOCK, CLASSES, COLORS, FreeNetwork
 from model import HeadClass
 from model.card import HeadCard, ModelCard, read_card
 from model.home import DEFAULT_MODEL
+from model.lanes import in_lanes
 from qupath_bridge.segment import Engine
 from qupath_bridge.settings import RunSettings
 
@@ -34,7 +35,13 @@ class FreeSegmenter:
         self.network = FreeNetwork(card.cell_m, block).to(self.device).eval()
 
     def stream(self, batches: Iterable[Any]) -> Iterator[tuple[Any, dict[str, np.ndarray]]]:
-        """Yield the probabilities of batches (key, tiles, origins) with their keys."""
+        """Yield the probabilities of batches (key, tiles, origins) with their keys.
+
+        On a CPU a batch for each core, as a model's segmenter does it.
+        """
+        if self.device.type == "cpu":
+            yield from in_lanes(self.probabilities, batches)
+            return
         for key, tiles, origins_m in batches:
             yield key, self.probabilities(tiles, origins_m)
 
