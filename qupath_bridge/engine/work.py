@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from qupath_bridge.slide import Slide
 from qupath_bridge.store import Made
 
 MOST_UNDECODABLE = 0.01
+GIVE_BACK_S = 1.0
+"""At least, between giving freed memory back twice: some models have many bands in a second."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,7 @@ class _Collector:
         self._work, self._checkpoint = work, checkpoint
         self._tracer = SweepTracer(work, self._spool)
         self._undecodable = 0
+        self._given_back = time.monotonic()
         self._damaged: list[int] = []
 
     def found(self) -> Found:
@@ -108,7 +112,9 @@ class _Collector:
         """Take a band."""
         self._count_undecodable(band, fused.undecodable)
         self._tracer.take(band, fused)
-        give_back()
+        if time.monotonic() - self._given_back >= GIVE_BACK_S:
+            give_back()
+            self._given_back = time.monotonic()
 
     def _count_undecodable(self, band: int, count: int) -> None:
         """Count a band's tiles that could not be decoded, and give up where there are too many.
