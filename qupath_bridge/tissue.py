@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,12 +76,19 @@ def stain_density(rgb: np.ndarray) -> np.ndarray:
     """
     glass = glass_colour(rgb)
     stain = np.empty(rgb.shape[:2], np.float32)
-    for top in range(0, len(rgb), PART_ROWS):
-        above = min(top, SMOOTHING_REACH)
-        part = rgb[top - above : top + PART_ROWS + SMOOTHING_REACH]
-        rows = stain[top : top + PART_ROWS]
-        rows[:] = _stain_of_part(part, glass)[above : above + len(rows)]
+    for rows, part, own in row_parts(rgb, SMOOTHING_REACH):
+        stain[rows] = _stain_of_part(part, glass)[own]
     return stain
+
+
+def row_parts(pixels: np.ndarray, reach: int = 0) -> Iterator[tuple[slice, np.ndarray, slice]]:
+    """Yield which rows of an array [H, ...] come next, these and `reach` more at each end, and
+    where in that part they are: what is done part by part takes a part's memory.
+    """
+    for top in range(0, len(pixels), PART_ROWS):
+        end, above = min(top + PART_ROWS, len(pixels)), min(top, reach)
+        part = pixels[top - above : end + reach]
+        yield slice(top, end), part, slice(above, above + end - top)
 
 
 def _stain_of_part(rgb: np.ndarray, glass: np.ndarray) -> np.ndarray:
@@ -169,11 +177,8 @@ def _with_holes_filled(mask: np.ndarray, least_hole: float, least_at_rim: float)
 def _grow(mask: np.ndarray, radius: float) -> np.ndarray:
     """Return the mask and all within `radius` pixels of it, from middle to middle."""
     grown = np.empty_like(mask)
-    for top in range(0, len(mask), PART_ROWS):
-        above = min(top, int(radius))
-        part = mask[top - above : top + PART_ROWS + int(radius)]
-        rows = grown[top : top + PART_ROWS]
-        rows[:] = _grown_part(part, radius)[above : above + len(rows)]
+    for rows, part, own in row_parts(mask, int(radius)):
+        grown[rows] = _grown_part(part, radius)[own]
     return grown
 
 
@@ -210,8 +215,7 @@ def _labelled(mask: np.ndarray) -> tuple[np.ndarray, int]:
 
 def _sizes(labels: np.ndarray, count: int) -> np.ndarray:
     """Return how many pixels each of the labels 0 to `count` has."""
-    parts = (labels[top : top + PART_ROWS] for top in range(0, len(labels), PART_ROWS))
-    return sum(
-        (np.bincount(part.ravel(), minlength=count + 1) for part in parts),  # it makes int64 of all
-        np.zeros(count + 1, np.int64),
-    )
+    sizes = np.zeros(count + 1, np.int64)
+    for _, part, _ in row_parts(labels):  # bincount makes int64 of all it gets
+        sizes += np.bincount(part.ravel(), minlength=count + 1)
+    return sizes

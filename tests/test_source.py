@@ -65,6 +65,17 @@ def by_itself(slide: Slide, tile: Tile, scale: Scale = WHOLE) -> np.ndarray:
     return slide.read(scale.box_l0(tile.x_m, tile.y_m, TILE, TILE), TILE, TILE)
 
 
+def read_and_most_held(slide: Slide, tiles: Sequence[Tile]) -> tuple[int, int]:
+    """Return how many tiles were read, one batch after the other, and the most bytes held."""
+    tracemalloc.start()
+    try:
+        with TileSource(slide, WHOLE, TILE, 2) as source:
+            read = sum(len(batch.tiles) for batch in source.read_ahead(batched(tiles)))
+        return read, tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
 def decoding_threads() -> list[str]:
     return [t.name for t in threading.enumerate() if t.name.startswith(("decode", "cut"))]
 
@@ -180,13 +191,7 @@ def test_blocks_that_were_passed_are_forgotten() -> None:
     tall = ArraySource(np.broadcast_to(np.uint8(7), (100_000, 2 * WIDTH_M, 3)))
     slide = Slide(Path("memory"), tall, None)
     tiles = tiles_over(slide, WHOLE, 224)
-    tracemalloc.start()
-    try:
-        with TileSource(slide, WHOLE, TILE, 2) as source:
-            read = sum(len(batch.tiles) for batch in source.read_ahead(batched(tiles)))
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
+    read, peak = read_and_most_held(slide, tiles)
     assert read == len(tiles) > 1000
     assert peak < 100e6 < 100_000 * 2 * WIDTH_M * 3 / 3
 
@@ -196,13 +201,7 @@ def test_islands_side_by_side_are_read_one_after_the_other_and_forgotten() -> No
     slide = Slide(Path("memory"), wide, None)
     columns = range(0, 60_000 - TILE, 2 * WIDTH_M)
     tiles = [Tile(x, y) for x in columns for y in range(0, 1024 - TILE + 1, 128)]
-    tracemalloc.start()
-    try:
-        with TileSource(slide, WHOLE, TILE, 2) as source:
-            read = sum(len(batch.tiles) for batch in source.read_ahead(batched(tiles)))
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
+    read, peak = read_and_most_held(slide, tiles)
     assert read == len(tiles) > 400
     assert wide.times_read.max() == 1  # by the islands' own tiles, each pixel once
     assert peak < 70e6 < wide.times_read.sum(dtype=int) * 3 * 0.8

@@ -1,6 +1,6 @@
 """A fused band <-> bytes, with a checksum: for checkpoints, and from one machine to another.
 
-b"PSDB1\\n" . CRC-32 of the rest . length of the header . header (JSON) . for each part of a map:
+b"PSDB1\\n" . CRC-32 of the rest . length of the header . header (JSON) . for each piece of a map:
 codes (zlib), then of the cells with data probability (uint16, see `steps_of`) and entropy (float16)
 """
 
@@ -24,15 +24,15 @@ PROBABILITY, ENTROPY = np.dtype("<u2"), np.dtype("<f2")
 
 def packed(band: FusedBand) -> bytes:
     """Return a band as bytes; equal bands give equal bytes."""
-    parts, blobs = [], []
-    for (region, head), maps in band.maps.items():
+    pieces, blobs = [], []
+    for (part, head), maps in band.maps.items():
         for rows in maps:
             blob = b"" if is_bare(rows) else _cells(rows)
             height, width = rows.codes.shape
-            parts.append([region, head, rows.x_m, rows.y_m, rows.cell_m, height, width, len(blob)])
+            pieces.append([part, head, rows.x_m, rows.y_m, rows.cell_m, height, width, len(blob)])
             blobs.append(blob)
-    keys = list(band.maps)  # a region may have no rows in a band
-    header = json.dumps([band.undecodable, keys, parts], separators=(",", ":")).encode()
+    keys = list(band.maps)  # a part may have no rows in a band
+    header = json.dumps([band.undecodable, keys, pieces], separators=(",", ":")).encode()
     body = b"".join([header, *blobs])
     return MAGIC + LENGTHS.pack(zlib.crc32(body), len(header)) + body
 
@@ -50,9 +50,9 @@ def unpacked(content: bytes) -> FusedBand:
     body = memoryview(content)[start:]
     if zlib.crc32(body) != checksum:
         raise ValueError("damaged")
-    undecodable, keys, parts = json.loads(bytes(body[:header_bytes]))
-    band = FusedBand({(region, head): [] for region, head in keys}, undecodable)
-    for key, rows in _maps(parts, body[header_bytes:]):
+    undecodable, keys, pieces = json.loads(bytes(body[:header_bytes]))
+    band = FusedBand({(part, head): [] for part, head in keys}, undecodable)
+    for key, rows in _maps(pieces, body[header_bytes:]):
         band.maps[key].append(rows)
     return band
 
@@ -68,12 +68,12 @@ def _cells(rows: ClassMap) -> bytes:
     )
 
 
-def _maps(parts: Any, blobs: memoryview) -> Iterator[tuple[tuple[int, str], ClassMap]]:
+def _maps(pieces: Any, blobs: memoryview) -> Iterator[tuple[tuple[int, str], ClassMap]]:
     place = 0
-    for region, head, x_m, y_m, cell_m, height, width, size in parts:
+    for part, head, x_m, y_m, cell_m, height, width, size in pieces:
         layers = _layers(blobs[place : place + size], (height, width))
         place += size
-        yield (region, head), ClassMap(*layers, x_m, y_m, cell_m)
+        yield (part, head), ClassMap(*layers, x_m, y_m, cell_m)
 
 
 def _layers(blob: memoryview, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

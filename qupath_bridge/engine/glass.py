@@ -7,13 +7,14 @@ nucleus or thin fibre in a pixel of 8 um darkens it by more; a speck of 1 um may
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
 
 from qupath_bridge.geometry import BoxL0, Scale
 from qupath_bridge.overview import Overview
+from qupath_bridge.tissue import PART_ROWS, row_parts
 
 GREY_LEVELS = 4
 """How far from the glass's colour, and from its neighbours, a pixel of glass may be: noise averages
@@ -29,7 +30,7 @@ LEAST_PIXELS = 64
 """Fewer bright, grey and even pixels than these are no proof that the slide shows glass."""
 
 
-PART_ROWS = 256
+NEIGHBOURS = 1  # rows that `_even` looks at beyond a pixel's own
 SAMPLE = 1_000_000
 """Pixels are enough to know the colour of glass by."""
 
@@ -64,12 +65,11 @@ class Glass:
         top, bottom = _grown(y0_l0, y1_l0, self._scale.y, height)
         found = np.zeros(len(top), bool)
         parts = top // PART_ROWS  # sums over the whole mask would take four times its memory
-        for part in np.unique(parts):
-            some = parts == part
+        for some in (parts == part for part in np.unique(parts)):
             first = int(top[some].min())
             sums = _sums(~self.mask[first : int(bottom[some].max())])
-            rows, columns = (bottom - first, top - first), (right, left)
-            (below, above), (after, before) = ([e[some] for e in ends] for ends in (rows, columns))
+            above, below = top[some] - first, bottom[some] - first
+            before, after = left[some], right[some]
             other = sums[below, after] - sums[above, after]
             found[some] = other == sums[below, before] - sums[above, before]
         return found
@@ -79,24 +79,13 @@ def glass_mask(rgb: np.ndarray) -> np.ndarray:
     """Return where bare glass is, bool [H, W], in uint8 RGB [H, W, 3] of about 8 um a pixel."""
     colour = _colour_of_glass(rgb)
     mask = np.empty(rgb.shape[:2], bool)
-    for top, above, part in _parts_of(rgb):
+    for rows, part, own in row_parts(rgb, NEIGHBOURS):
         like = _filling(part)
         if colour is not None:
             low, high = colour - GREY_LEVELS, colour + GREY_LEVELS
             like |= _between(part, low, high)
-        rows = mask[top : top + PART_ROWS]
-        rows[:] = (like & _even(part))[above : above + len(rows)]
+        mask[rows] = (like & _even(part))[own]
     return mask
-
-
-def _parts_of(rgb: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
-    """Yield where rows of a picture begin, how many rows above come along, and those rows.
-
-    One row more at each end: each pixel has its neighbours.
-    """
-    for top in range(0, len(rgb), PART_ROWS):
-        above = min(top, 1)
-        yield top, above, rgb[top - above : top + PART_ROWS + 1]
 
 
 def _filling(rgb: np.ndarray) -> np.ndarray:
@@ -127,9 +116,8 @@ def _colour_of_glass(rgb: np.ndarray) -> np.ndarray | None:
     Nothing on a slide lets through more light, so the brightest of the even, grey pixels decide.
     """
     found = []
-    for _, above, part in _parts_of(rgb):
-        kept = slice(above, above + PART_ROWS)
-        even = part[kept][(_even(part) & ~_filling(part))[kept]]
+    for _, part, own in row_parts(rgb, NEIGHBOURS):
+        even = part[own][(_even(part) & ~_filling(part))[own]]
         red, green, blue = even.T
         darkest = np.minimum(np.minimum(red, green), blue)
         brightest = np.maximum(np.maximum(red, green), blue)

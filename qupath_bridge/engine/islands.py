@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import shapely
@@ -36,29 +37,29 @@ class Part:
 def parts_of(plan: TilePlan, outlines_m: Sequence[BaseGeometry]) -> list[Part]:
     """Return the parts of regions by island, then region; islands come from the top left."""
     pieces = list(_pieces(plan, outlines_m))
-    islands = _islands([tiles for *_, tiles in pieces], plan.tile_m)
-    together: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for index, (region, *_) in enumerate(pieces):
-        together[islands[index], region].append(index)
+    islands = _islands([piece.tiles for piece in pieces], plan.tile_m)
+    together: dict[tuple[int, int], list[_Piece]] = defaultdict(list)
+    for island, piece in zip(islands, pieces, strict=True):
+        together[island, piece.region].append(piece)
     return [
-        Part(
-            region,
-            island,
-            _united([pieces[index][1] for index in members]),
-            _merged([pieces[index][2] for index in members]),
-        )
-        for (island, region), members in sorted(together.items())
+        Part(region, island, _united(members), _merged(members))
+        for (island, region), members in sorted(together.items(), key=lambda one: one[0])
     ]
 
 
-def _pieces(
-    plan: TilePlan, outlines_m: Sequence[BaseGeometry]
-) -> Iterator[tuple[int, BaseGeometry, list[Tile]]]:
-    """Yield each polygon that has tiles: its region, itself, its tiles."""
+class _Piece(NamedTuple):
+    """One polygon of a region that has tiles."""
+
+    region: int
+    outline_m: BaseGeometry
+    tiles: list[Tile]
+
+
+def _pieces(plan: TilePlan, outlines_m: Sequence[BaseGeometry]) -> Iterator[_Piece]:
     for region, outline_m in enumerate(outlines_m):
         for piece in shapely.get_parts(outline_m):
             if tiles := tiles_of(piece, plan):
-                yield region, piece, tiles
+                yield _Piece(region, piece, tiles)
 
 
 def _islands(tiles: Sequence[list[Tile]], tile_m: int) -> list[int]:
@@ -84,12 +85,13 @@ def _islands(tiles: Sequence[list[Tile]], tile_m: int) -> list[int]:
     return [order[label] for label in of_group]
 
 
-def _united(pieces: Sequence[BaseGeometry]) -> BaseGeometry:
-    return pieces[0] if len(pieces) == 1 else shapely.multipolygons(pieces)
+def _united(pieces: Sequence[_Piece]) -> BaseGeometry:
+    outlines_m = [piece.outline_m for piece in pieces]
+    return outlines_m[0] if len(outlines_m) == 1 else shapely.multipolygons(outlines_m)
 
 
-def _merged(tiles: Sequence[list[Tile]]) -> list[Tile]:
-    return sorted({tile for group in tiles for tile in group}, key=_by_row)
+def _merged(pieces: Sequence[_Piece]) -> list[Tile]:
+    return sorted({tile for piece in pieces for tile in piece.tiles}, key=_by_row)
 
 
 def _by_row(tile: Tile) -> tuple[int, int]:
