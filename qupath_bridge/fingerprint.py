@@ -15,10 +15,11 @@ from qupath_bridge.settings import RunSettings
 from qupath_bridge.slide import Slide
 from qupath_bridge.store import Made
 
-ENGINE = 4
+ENGINE = 5
 """Raised whenever the same model and settings find other objects than before.
 
-2: in bands. 3: bare glass is not computed. 4: island by island.
+2: in bands. 3: bare glass is not computed. 4: island by island. 5: resampled by
+boxes that are not rounded to float32.
 """
 
 TISSUE = "tissue"

@@ -7,16 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 
 from qupath_bridge.geometry import BoxL0
+from qupath_bridge.slide import bicubic
 from qupath_bridge.slide.base import Level, PixelSource
-
-FILTER = Image.Resampling.BICUBIC
-"""Why: widened to the scale it does not alias, it reproduces planes (no shift by a phase, as box
-and Hamming have), is the identity at scale 1, keeps nuclei sharper than the triangle, and rings
-far less than Lanczos around nuclei on glass."""
-FILTER_SUPPORT = 2
 
 LEVEL_TOLERANCE = 0.01
 """A level up to this much too coarse still serves: enlarging by 1 % costs no detail that is there,
@@ -89,7 +83,7 @@ class Resampler:
         start, end = (origin + start_l0) / downsample, (origin + end_l0) / downsample
         scale = (end - start) / count
         on_grid = scale == 1 and start.is_integer()
-        margin = 0 if on_grid else math.ceil(FILTER_SUPPORT * max(scale, 1)) + 1
+        margin = 0 if on_grid else bicubic.margin(scale)
         low, high = math.floor(start) - margin, math.ceil(end) + margin
         image_end = math.ceil((origin + self._source.size_l0[axis]) / downsample)
         first = max(low, math.floor(origin / downsample), 0)
@@ -127,7 +121,7 @@ class Resampler:
             across.end - across.low,
             down.end - down.low,
         )
-        out = _resize(pixels, (across.count, down.count), wanted)
+        out = bicubic.resized(pixels, (across.count, down.count), wanted)
         return self._white_outside(out, level, across, down)
 
     def _white_outside(self, out: np.ndarray, level: int, across: Span, down: Span) -> np.ndarray:
@@ -142,23 +136,6 @@ class Resampler:
             return np.zeros(span.count, bool)  # as nearly always; centres take ten times as long
         centres_l0 = (span.start + (np.arange(span.count) + 0.5) * span.scale) * downsample - origin
         return (centres_l0 < 0) | (centres_l0 >= size)
-
-
-def _resize(
-    pixels: np.ndarray, size: tuple[int, int], box: tuple[float, float, float, float]
-) -> np.ndarray:
-    """Return the box of uint8 [H, W, 3] at (width, height), rounded only once, at the end.
-
-    Pillow rounds 8-bit pixels between its two passes too, which makes tiles differ by up to 2.
-    """
-    if box == (0, 0, *size) and pixels.shape[:2] == size[::-1]:
-        return pixels.copy()
-    out = np.empty((size[1], size[0], 3), np.uint8)
-    for c in range(3):  # one by one, as a channel takes four bytes a pixel
-        whole = Image.fromarray(pixels[..., c].astype(np.float32))
-        band = np.array(whole.resize(size, FILTER, box))
-        np.clip(np.rint(band, out=band), 0, 255, out=out[..., c], casting="unsafe")
-    return out
 
 
 def _pixels(across: Span, down: Span) -> int:
