@@ -75,7 +75,7 @@ def test_an_object_comes_back_to_the_last_bit(tmp_path_factory, points, values, 
     assert back == made
 
 
-def test_lines_that_look_like_several_stay_one(tmp_path):
+def test_odd_names_are_kept(tmp_path):
     spool = ObjectSpool(tmp_path)
     odd = named(1, 'a\nb\r\u2028\x85\0"}') * 3
     spool.append(0, 0, odd)
@@ -140,24 +140,31 @@ def test_what_fails_while_objects_are_made_is_not_taken_for_the_disk(tmp_path):
         ObjectSpool(tmp_path).append(0, 0, failing())
 
 
-def cut(text: bytes) -> bytes:
-    return text[:-20]
+def cut(content: bytes) -> bytes:
+    return content[:-20]
 
 
-def one_less(text: bytes) -> bytes:
-    return b"".join(text.splitlines(keepends=True)[:-1])
+def cut_where_a_record_begins(content: bytes) -> bytes:
+    return content[: len(content) // 2 + 3]
 
 
-def another(text: bytes) -> bytes:
-    return text.replace(b'"Polygon"', b'"Point"')
+def one_less(content: bytes) -> bytes:
+    return content[: len(content) // 2]
 
 
-@pytest.mark.parametrize("damage", [cut, one_less, another])
+def another(content: bytes) -> bytes:
+    return content.replace(b"Tumor", b"Tumar", 1)
+
+
+@pytest.mark.parametrize("damage", [cut, cut_where_a_record_begins, one_less, another])
 def test_a_damaged_spool_is_refused_by_name(tmp_path, damage):
     spool = ObjectSpool(tmp_path)
-    spool.append(4, 1, named(3))
+    for _ in range(2):
+        spool.append(4, 1, [detection(name="Tumor")])
     (path,) = tmp_path.iterdir()
-    path.write_bytes(damage(path.read_bytes()))
+    content = path.read_bytes()
+    assert damage(content) != content
+    path.write_bytes(damage(content))
     with pytest.raises(ProjectError, match=r"4-1.*run again"):
         list(spool)
 
@@ -171,7 +178,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_a_full_disk_is_told(tmp_path):
     spool = ObjectSpool(tmp_path)
-    (tmp_path / "0-0.features").symlink_to("/dev/full")
+    (tmp_path / "0-0.objects").symlink_to("/dev/full")
     with pytest.raises(ProjectError, match=r"No space left.*make room"):
         spool.append(0, 0, named(1))
 

@@ -1,6 +1,6 @@
 """An image's objects on disk from when they are traced until all are known.
 
-One file of feature lines for each region and head; none stays open.
+One file of records (see `records`) for each region and head; none stays open.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from itertools import islice
 from pathlib import Path
 
 from qupath_bridge.detections import Detection
+from qupath_bridge.engine.records import read_record, record
 from qupath_bridge.errors import ProjectError
-from qupath_bridge.feature_lines import CHUNK, detection_of_line, feature_lines
 from qupath_bridge.featurecollection import UNREADABLE
 
-SUFFIX = ".features"
+SUFFIX = ".objects"
+OBJECTS_AT_ONCE = 1000
 
 
 class ObjectSpool:
@@ -40,11 +41,11 @@ class ObjectSpool:
         """Add what a head found in a region, after what it found there before."""
         key = region_index, head_index
         path = self._path(key)
-        lines = feature_lines(detections)
-        while chunk := list(islice(lines, CHUNK)):
+        coming = iter(detections)
+        while some := list(islice(coming, OBJECTS_AT_ONCE)):
             with _told(path, "written"), path.open("ab") as file:
-                file.write("".join(f"{line}\n" for line in chunk).encode())
-            self._counts[key] += len(chunk)
+                file.write(record(some))
+            self._counts[key] += len(some)
 
     def __iter__(self) -> Iterator[Detection]:
         for key in sorted(self._counts):
@@ -68,9 +69,9 @@ class ObjectSpool:
         path = self._path(key)
         found = 0
         with _told(path, "read"), path.open("rb") as file:
-            for line in file:
-                yield detection_of_line(line)
-                found += 1
+            while some := read_record(file):
+                yield from some
+                found += len(some)
             if found != self._counts[key]:
                 raise ValueError(f"{found} objects instead of {self._counts[key]}")
 
