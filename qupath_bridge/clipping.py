@@ -20,8 +20,7 @@ def clipped(
 
     Cut-off parts below `min_area`, or below `SLIVER` of the region if that is less, are left out.
     """
-    shapely.prepare(outline)
-    inside = shapely.contains_properly(outline, polygons)
+    inside = _inside(polygons, outline)
     crossing = np.flatnonzero(~inside)
     parts, index = shapely.get_parts(_cut(polygons[crossing], outline), return_index=True)
     kept = shapely.area(parts) > min(min_area, SLIVER * outline.area)
@@ -29,6 +28,16 @@ def clipped(
         np.concatenate([polygons[inside], parts[kept]]),
         np.concatenate([np.flatnonzero(inside), crossing[index[kept]]]),
     )
+
+
+def _inside(polygons: np.ndarray, outline: BaseGeometry) -> np.ndarray:
+    """Return which polygons need no cutting; some that only touch an outline from inside may."""
+    x0, y0, x1, y1 = outline.bounds
+    if shapely.get_num_coordinates(outline) == 5 and outline.equals(shapely.box(x0, y0, x1, y1)):
+        left, top, right, bottom = shapely.bounds(polygons).T
+        return (left >= x0) & (top >= y0) & (right <= x1) & (bottom <= y1)
+    shapely.prepare(outline)
+    return shapely.contains_properly(outline, polygons)
 
 
 def _cut(polygons: np.ndarray, outline: BaseGeometry) -> np.ndarray:

@@ -117,9 +117,12 @@ class ShownDetections:
 
 def _on_grid(outlines: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return valid polygons on the grid, and the index of the outline each one comes from."""
-    decimals = round(-np.log10(GRID_L0))
-    rounded = shapely.transform(outlines, lambda xy: np.round(xy, decimals))
-    broken = ~shapely.is_valid(rounded)
+    points, of = shapely.get_coordinates(outlines, return_index=True)
+    on_grid = np.round(points, decimals=round(-np.log10(GRID_L0)))
+    moved = np.unique(of[(points != on_grid).any(axis=1)])
+    rounded = shapely.set_coordinates(outlines.copy(), on_grid)
+    broken = np.zeros(len(outlines), bool)
+    broken[moved] = ~shapely.is_valid(rounded[moved])
     rounded[~broken] = shapely.remove_repeated_points(rounded[~broken])
     mended = shapely.set_precision(outlines[broken], GRID_L0)
     rounded[broken] = shapely.set_precision(mended, 0, mode="pointwise")

@@ -6,6 +6,7 @@ import numpy as np
 import rasterio
 import rasterio.features
 import shapely
+import shapely.affinity
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from shapely.geometry import Point, box
@@ -42,6 +43,17 @@ def cells(side: float) -> np.ndarray:
     large = [Point(90, 90).buffer(80), box(0, 95, 200, 96)]
     shapes = np.concatenate([shapely.box(x, y, x + side, y + side), large])
     return np.random.default_rng(0).permutation(shapes)
+
+
+def test_what_only_touches_a_rectangle_from_inside_comes_back_as_it_is():
+    polygons = np.array([box(0, 0, 30, 30), box(30, 30, 50, 100), box(40, 0, 60, 10)])
+    parts, owner = clipped(polygons, box(0, 0, 50, 100), 0.0)
+    assert owner.tolist() == [0, 1, 2]
+    assert shapely.equals_exact(parts[:2], polygons[:2]).all()
+    assert parts[2].equals(box(40, 0, 50, 10))
+    diamond = shapely.affinity.rotate(box(0, 0, 50, 50), 45)  # five corners too, but no box
+    (part,), _ = clipped(np.array([box(*diamond.bounds)]), diamond, 0.0)
+    assert shapely.symmetric_difference(part, diamond).area < 1e-9
 
 
 @quickly
