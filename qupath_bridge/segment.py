@@ -13,6 +13,7 @@ import numpy as np
 from model import HeadClass, ModelCard, load_segmenter
 from qupath_bridge.engine.compute import Computation
 from qupath_bridge.engine.glass import Glass
+from qupath_bridge.engine.heap import keep_few_heaps
 from qupath_bridge.engine.sweep import Sweep
 from qupath_bridge.errors import SlideError
 from qupath_bridge.geometry import Region, Scale
@@ -41,6 +42,9 @@ class Engine:
     heads: list[str]
     settings: RunSettings
     load: Load = load_segmenter
+
+    def __post_init__(self) -> None:
+        keep_few_heaps()  # before there are threads
 
     @cached_property
     def model(self) -> Segmenter:

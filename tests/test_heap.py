@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import ctypes
 import platform
+from pathlib import Path
 
 import pytest
 
 from qupath_bridge.engine import heap
 
+needs_glibc = pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="another C library than glibc"
+)
+
 
 @pytest.fixture(autouse=True)
 def looked_up_anew():
-    heap._trim.cache_clear()
+    heap._of_glibc.cache_clear()
     yield
-    heap._trim.cache_clear()
+    heap._of_glibc.cache_clear()
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
+@needs_glibc
 def test_glibc_is_asked():
-    assert heap._trim() is not None
+    assert heap._of_glibc("malloc_trim") is not None
+    assert heap._of_glibc("mallopt") is not None
+    heap.keep_few_heaps()
     heap.give_back()
     heap.give_back_all()
 
@@ -30,6 +37,34 @@ def test_another_c_library_is_left_alone(monkeypatch, failure):
         raise failure
 
     monkeypatch.setattr(ctypes, "CDLL", library)
-    assert heap._trim() is None
+    assert heap._of_glibc("malloc_trim") is None
+    heap.keep_few_heaps()
     heap.give_back()
     heap.give_back_all()
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="a system without /proc")
+def test_what_is_held_is_what_the_system_says():
+    held = heap.held_mib()
+    some = bytearray(64 * 2**20)
+    some[::4096] = b"1" * len(some[::4096])
+    assert heap.held_mib() - held == pytest.approx(64, abs=16)
+
+
+def test_it_is_given_back_once_more_is_held_and_only_then(monkeypatch):
+    held, trims = [100.0], []
+
+    def give_back():
+        trims.append(held[0])
+        held[0] -= 5
+
+    monkeypatch.setattr(heap, "held_mib", lambda: held[0])
+    monkeypatch.setattr(heap, "give_back", give_back)
+    watched = heap.Held()
+    for now in (90.0, 116.0, 117.0, 120.0, 128.0, 128.5):
+        held[0] = now
+        watched.trim()
+    assert trims == [117.0, 128.5]
+    monkeypatch.setattr(heap, "held_mib", lambda: 0.0)  # the system does not say
+    heap.Held().trim()
+    assert len(trims) == 2

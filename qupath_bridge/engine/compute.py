@@ -12,6 +12,7 @@ import numpy as np
 from model import HeadClass
 from qupath_bridge.engine.follower import Follower
 from qupath_bridge.engine.fused import BandFuser, FusedBand
+from qupath_bridge.engine.heap import Held
 from qupath_bridge.engine.source import PixelBatch, TileSource
 from qupath_bridge.engine.sweep import Batch, Sweep
 from qupath_bridge.geometry import Scale
@@ -51,7 +52,7 @@ class Computation:
             SlideError: the slide cannot be read any more. ModelError: the device failed.
         """
         batches = self.sweep.batches(self.batch, first, end)
-        fusing = _Fusing(self.sweep, self.classes, first, end, take)
+        fusing, held = _Fusing(self.sweep, self.classes, first, end, take), Held()
         with (
             TileSource(self.slide, self.scale, self.sweep.plan.tile_m) as source,
             Follower("fuse") as follower,
@@ -60,6 +61,7 @@ class Computation:
             coming = zip(batches, pixels_of, strict=True)
             for (batch, undecodable), scores in self.model.stream(map(_given, coming)):
                 follower.do(fusing.add, batch, scores, undecodable)
+                held.trim()
                 if batch.band >= first:
                     advance(len(batch.tiles))
             follower.do(fusing.finish_before, end)

@@ -24,8 +24,8 @@ WIDTH_M, HEIGHT_M = 512, 256
 """Sides of a block in model pixels. Larger ones decode fewer stored tiles twice, which they share
 with the next row of blocks; but up to three rows are held, 2 MB per 1000 px of tissue's width."""
 
-AHEAD_BLOCKS = 64
-"""Blocks decoded before the batch that needs them is next: 25 MB. Two rows of half-overlapping
+AHEAD_BLOCKS = 32
+"""Blocks decoded before the batch that needs them is next: 13 MB. Two rows of half-overlapping
 tiles need a new row of blocks all at once; decoding goes on meanwhile."""
 
 AHEAD_BATCHES = 256

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,8 +24,6 @@ from qupath_bridge.slide import Slide
 from qupath_bridge.store import Made
 
 MOST_UNDECODABLE = 0.01
-GIVE_BACK_S = 1.0
-"""At least, between giving freed memory back twice: some models have many bands in a second."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +48,7 @@ class ImageWork:
         cls, engine: Engine, slide: Slide, overview: Overview, regions: Sequence[Region]
     ) -> ImageWork:
         """Return the work that regions of a slide are."""
+        give_back()  # what opening the slide and finding its tissue took
         return cls(engine, slide, regions, engine.sweep(slide, overview, regions))
 
     def described(self, made: Made, batch: int) -> dict[str, Any]:
@@ -68,7 +66,7 @@ class ImageWork:
             SlideError: the slide cannot be read. ModelError: the model cannot be loaded.
             ProjectError: the system refused to write.
         """
-        give_back_all()  # what opening the slide and finding its tissue took
+        give_back_all()  # what finding the tiles took, and a large TIFF's index
         bands = self.sweep.bands
         collector = _Collector(self, checkpoint)
         band = 0
@@ -94,7 +92,6 @@ class _Collector:
         self._work, self._checkpoint = work, checkpoint
         self._tracer = SweepTracer(work, self._spool)
         self._undecodable = 0
-        self._given_back = time.monotonic()
         self._damaged: list[int] = []
 
     def found(self) -> Found:
@@ -112,9 +109,6 @@ class _Collector:
         """Take a band."""
         self._count_undecodable(band, fused.undecodable)
         self._tracer.take(band, fused)
-        if time.monotonic() - self._given_back >= GIVE_BACK_S:
-            give_back()
-            self._given_back = time.monotonic()
 
     def _count_undecodable(self, band: int, count: int) -> None:
         """Count a band's tiles that could not be decoded, and give up where there are too many.
