@@ -51,20 +51,23 @@ def test_what_is_held_is_what_the_system_says():
     assert heap.held_mib() - held == pytest.approx(64, abs=16)
 
 
-def test_it_is_given_back_once_more_is_held_and_only_then(monkeypatch):
-    held, trims = [100.0], []
+def test_it_is_given_back_once_more_is_held_and_not_too_often(monkeypatch):
+    clock, held, trims = [0.0], [100.0], []
 
     def give_back():
-        trims.append(held[0])
+        trims.append((clock[0], held[0]))
         held[0] -= 5
 
     monkeypatch.setattr(heap, "held_mib", lambda: held[0])
     monkeypatch.setattr(heap, "give_back", give_back)
+    monkeypatch.setattr(heap.time, "monotonic", lambda: clock[0])
     watched = heap.Held()
-    for now in (90.0, 116.0, 117.0, 120.0, 128.0, 128.5):
-        held[0] = now
+    for now in ((1, 90.0), (2, 116.0), (3, 117.0), (3.1, 200.0), (4, 128.0), (5, 128.5)):
+        clock[0], held[0] = now
         watched.trim()
-    assert trims == [117.0, 128.5]
+    assert trims == [(3, 117.0), (5, 128.5)]
     monkeypatch.setattr(heap, "held_mib", lambda: 0.0)  # the system does not say
-    heap.Held().trim()
+    watched = heap.Held()
+    clock[0] = 9
+    watched.trim()
     assert len(trims) == 2

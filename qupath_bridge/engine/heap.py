@@ -5,14 +5,17 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 M_ARENA_MAX = -8  # of glibc's malloc.h
 FEW = 2
-GROWN_MIB = 16
-"""Giving back takes 4 ms, and what is needed again must be asked for anew: not after each batch."""
+
+PAUSE_S, GROWN_MIB = 0.2, 16
+"""Giving back takes some milliseconds, and what is needed again must be asked for anew: after each
+batch it would take a fifth of the time of a model that costs next to nothing."""
 
 
 def keep_few_heaps() -> None:
@@ -29,13 +32,17 @@ class Held:
     """What this process holds, and gives back when that has grown."""
 
     def __init__(self) -> None:
-        self._least_mib = held_mib()
+        self._least_mib, self._last = held_mib(), time.monotonic()
 
     def trim(self) -> None:
-        """Give freed memory back if more is held than after the last time, by `GROWN_MIB`."""
-        if held_mib() > self._least_mib + GROWN_MIB:
+        """Give freed memory back if more than `GROWN_MIB` came to what was held the last time.
+
+        At most every `PAUSE_S`.
+        """
+        now = time.monotonic()
+        if now - self._last > PAUSE_S and held_mib() > self._least_mib + GROWN_MIB:
             give_back()
-            self._least_mib = held_mib()
+            self._least_mib, self._last = held_mib(), now
 
 
 def held_mib() -> float:
