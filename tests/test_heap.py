@@ -64,10 +64,15 @@ def test_it_is_given_back_once_more_is_held_and_not_too_often(monkeypatch):
     watched = heap.Held()
     for now in ((1, 90.0), (2, 116.0), (3, 117.0), (3.1, 200.0), (4, 128.0), (5, 128.5)):
         clock[0], held[0] = now
-        watched.trim()
+        watched.done(64)
     assert trims == [(3, 117.0), (5, 128.5)]
+    clock[0], held[0] = 6, 200.0
+    for _ in range(4):
+        assert len(trims) == 2
+        watched.done(16)
+    assert len(trims) == 3
     monkeypatch.setattr(heap, "held_mib", lambda: 0.0)  # the system does not say
     watched = heap.Held()
     clock[0] = 9
-    watched.trim()
-    assert len(trims) == 2
+    watched.done(64)
+    assert len(trims) == 3

@@ -61,7 +61,7 @@ class Computation:
             coming = zip(batches, pixels_of, strict=True)
             for (batch, undecodable), scores in self.model.stream(map(_given, coming)):
                 follower.do(fusing.add, batch, scores, undecodable)
-                held.trim()
+                held.done(len(batch.tiles))
                 if batch.band >= first:
                     advance(len(batch.tiles))
             follower.do(fusing.finish_before, end)
