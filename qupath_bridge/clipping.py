@@ -8,6 +8,8 @@ import numpy as np
 import shapely
 from shapely.geometry.base import BaseGeometry
 
+from qupath_bridge.geometry import is_box
+
 SLIVER = 1e-5  # of the region's area
 FEW_POLYGONS, FEW_CORNERS = 8, 256
 MARGIN = 0.5  # of a group's extent, around it
@@ -32,8 +34,8 @@ def clipped(
 
 def _inside(polygons: np.ndarray, outline: BaseGeometry) -> np.ndarray:
     """Return which polygons need no cutting; some that only touch an outline from inside may."""
-    x0, y0, x1, y1 = outline.bounds
-    if shapely.get_num_coordinates(outline) == 5 and outline.equals(shapely.box(x0, y0, x1, y1)):
+    if shapely.get_num_coordinates(outline) == 5 and is_box(outline):
+        x0, y0, x1, y1 = outline.bounds
         left, top, right, bottom = shapely.bounds(polygons).T
         return (left >= x0) & (top >= y0) & (right <= x1) & (bottom <= y1)
     shapely.prepare(outline)

@@ -56,7 +56,7 @@ def measurements_of(detection: Detection) -> dict[str, float]:
 _json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 
 
-def detection_of_line(line: str | bytes) -> Detection:
+def detection_of_line(line: str) -> Detection:
     """Return the detection of a line that `feature_lines` gave, the very same.
 
     Raises:

@@ -18,8 +18,8 @@ from qupath_bridge.store import Made
 ENGINE = 5
 """Raised whenever the same model and settings find other objects than before.
 
-2: in bands. 3: bare glass is not computed. 4: island by island. 5: resampled by
-boxes that are not rounded to float32.
+2: in bands. 3: bare glass is not computed. 4: island by island. 5: pixels are resampled from boxes
+that are not rounded to float32.
 """
 
 TISSUE = "tissue"

@@ -82,3 +82,8 @@ class Region:
     kind: Literal["annotation", "tissue", "slide"]
     outline_l0: Polygon | MultiPolygon
     class_name: str | None = None
+
+
+def is_box(geometry: BaseGeometry) -> bool:
+    """Return whether a geometry is a rectangle whose sides run along the axes."""
+    return not geometry.is_empty and geometry.equals(shapely.box(*geometry.bounds))

@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from shapely.geometry import Polygon, box, mapping
+from shapely.geometry import Polygon, mapping
 from shapely.geometry.base import BaseGeometry
 
 from qupath_bridge.detections import is_suggestion, suggestion_id
 from qupath_bridge.disk import write_text
 from qupath_bridge.errors import ProjectError
+from qupath_bridge.geometry import is_box
 from qupath_bridge.project.base import Annotation, Suggestion
 
 IGNORED_CLASS = "Ignore*"
@@ -42,8 +43,7 @@ def is_untouched(annotation: Annotation) -> bool:
         is_suggestion(annotation.id)
         and annotation.class_name == IGNORED_CLASS
         and (annotation.name or "").startswith(f"{NAME} ")
-        and not annotation.geometry_l0.is_empty
-        and annotation.geometry_l0.equals(box(*annotation.geometry_l0.bounds))
+        and is_box(annotation.geometry_l0)
         and annotation.id == _id_of(annotation.geometry_l0)
     )
 

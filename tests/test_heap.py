@@ -10,10 +10,6 @@ import pytest
 
 from qupath_bridge.engine import heap
 
-needs_glibc = pytest.mark.skipif(
-    platform.libc_ver()[0] != "glibc", reason="another C library than glibc"
-)
-
 
 @pytest.fixture(autouse=True)
 def looked_up_anew():
@@ -22,7 +18,7 @@ def looked_up_anew():
     heap._of_glibc.cache_clear()
 
 
-@needs_glibc
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc")
 def test_glibc_is_asked():
     assert heap._of_glibc("malloc_trim") is not None
     assert heap._of_glibc("mallopt") is not None
