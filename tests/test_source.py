@@ -249,10 +249,18 @@ def test_an_error_in_a_decoding_thread_comes_through_and_leaves_no_thread() -> N
 # --- what does not decode --------------------------------------------------------------------
 
 
-def write_jpeg_tiff(path: Path, **options: object) -> Path:
+READERS: dict[str, dict[str, object]] = {
+    "OpenSlideSource": {"compression": "zlib"},
+    "JpegTileSource": {"compression": "jpeg"},
+    "TiffSource": {"compression": "jpeg", "ome": True},
+}
+
+
+def write_tiff(path: Path, reader: str) -> Path:
+    """Write a TIFF that a reader is the one for."""
     tifffile.imwrite(
-        path, PIXELS, tile=(128, 128), photometric="rgb", compression="jpeg",
-        resolution=(2e4, 2e4), resolutionunit=3, **options,
+        path, PIXELS, tile=(128, 128), photometric="rgb", **READERS[reader],
+        resolution=(2e4, 2e4), resolutionunit=3,
     )  # fmt: skip
     return path
 
@@ -279,15 +287,13 @@ def touched(tiles: Sequence[Tile], x: int, y: int, side: int) -> set[Tile]:
     }
 
 
-@pytest.mark.parametrize("reader", ["openslide", "tifffile"])
+@pytest.mark.parametrize("reader", READERS)
 def test_tiles_with_damaged_pixels_are_told_and_white_and_all_others_as_ever(
     tmp_path: Path, reader: str
 ) -> None:
-    path = write_jpeg_tiff(tmp_path / "a.tif", ome=reader == "tifffile")
+    path = write_tiff(tmp_path / "a.tif", reader)
     with open_slide(path, MPP) as slide:
-        assert type(slide._source).__name__ == (
-            "OpenSlideSource" if reader == "openslide" else "TiffSource"
-        )
+        assert type(slide._source).__name__ == reader
         tiles = tiles_over(slide, WHOLE)
         whole = {tile: by_itself(slide, tile) for tile in tiles}
     across = -(-PIXELS.shape[1] // 128)
@@ -321,8 +327,11 @@ def test_a_damaged_real_slide_loses_only_the_tiles_that_are_damaged(
 
 
 @pytest.mark.timeout(120)
-def test_many_threads_and_many_damaged_parts_spoil_no_sound_one(tmp_path: Path) -> None:
-    path = write_jpeg_tiff(tmp_path / "a.tif")
+@pytest.mark.parametrize("reader", READERS)
+def test_many_threads_and_many_damaged_parts_spoil_no_sound_one(
+    tmp_path: Path, reader: str
+) -> None:
+    path = write_tiff(tmp_path / "a.tif", reader)
     across = -(-PIXELS.shape[1] // 128)
     damaged = {(2, 2), (3, 7), (7, 1), (7, 8), (10, 5)}
     for row, column in damaged:
@@ -377,11 +386,11 @@ def write_anew(path: Path) -> None:
         (write_anew, "was changed while"),
     ],
 )
-@pytest.mark.parametrize("ome", [False, True])
+@pytest.mark.parametrize("reader", READERS)
 def test_a_slide_that_changes_while_it_is_read_ends_it_at_once(
-    tmp_path: Path, change, said: str, ome: bool
+    tmp_path: Path, change, said: str, reader: str
 ) -> None:
-    path = write_jpeg_tiff(tmp_path / "a.tif", ome=ome)
+    path = write_tiff(tmp_path / "a.tif", reader)
     with open_slide(path, MPP) as slide, TileSource(slide, WHOLE, TILE, 2) as source:
         batches = source.read_ahead(batched(tiles_over(slide, WHOLE)))
         next(batches)
@@ -393,7 +402,7 @@ def test_a_slide_that_changes_while_it_is_read_ends_it_at_once(
 
 
 def test_a_read_after_a_damaged_part_gives_the_sound_part(tmp_path: Path) -> None:
-    path = write_jpeg_tiff(tmp_path / "a.tif")
+    path = write_tiff(tmp_path / "a.tif", "JpegTileSource")
     with open_slide(path, MPP) as slide:
         sound = slide.read(BoxL0(640, 640, 768, 768), 128, 128)
     overwrite_stored_tile(path, 0)

@@ -9,15 +9,17 @@ import numpy as np
 import openslide
 
 from qupath_bridge.geometry import Mpp
-from qupath_bridge.slide.base import DamagedError, NotRecognisedError
+from qupath_bridge.slide.base import DamagedError, NotRecognisedError, PixelSource
+from qupath_bridge.slide.jpeg_tiles import JpegTileSource, tiled_levels
 from qupath_bridge.slide.openslide_handle import OpenSlideHandle
 from qupath_bridge.slide.tiff_kind import dependable_resolution, is_plain_rgb
 
 BLOCK = 256
 """Side, in level pixels, of what is read at once from a level with a broken downsample."""
 
-NEEDS_A_LOOK = ("generic-tiff", "aperio")
-"""Kinds where OpenSlide turns 16-bit and greyscale pixels into 8-bit RGB without a word."""
+PLAIN_TIFF = ("generic-tiff", "aperio")
+"""Kinds whose levels are pages of one TIFF, as they are. Of these OpenSlide turns 16-bit and
+greyscale pixels into 8-bit RGB without a word, so they need a look."""
 
 
 class OpenSlideSource:
@@ -67,8 +69,8 @@ class OpenSlideSource:
         self._handle.close()
 
 
-def open_with_openslide(path: Path, size_l0: tuple[int, int] | None) -> OpenSlideSource:
-    """Return the file open in OpenSlide.
+def open_with_openslide(path: Path, size_l0: tuple[int, int] | None) -> PixelSource:
+    """Return the file as OpenSlide shows it.
 
     Raises:
         NotRecognisedError: OpenSlide does not know the format, or would misread this file.
@@ -81,11 +83,17 @@ def open_with_openslide(path: Path, size_l0: tuple[int, int] | None) -> OpenSlid
         raise NotRecognisedError("unknown format") from None
     except openslide.OpenSlideError as error:
         raise DamagedError(str(error)) from error
-    vendor = handle.slide.properties.get("openslide.vendor")
-    if vendor in NEEDS_A_LOOK and not is_plain_rgb(path):
-        handle.close()
+    source = OpenSlideSource(handle, size_l0)
+    if handle.slide.properties.get("openslide.vendor") not in PLAIN_TIFF:
+        return source
+    if not is_plain_rgb(path):
+        source.close()
         raise NotRecognisedError("a TIFF that is better read otherwise")
-    return OpenSlideSource(handle, size_l0)
+    levels = tiled_levels(path, source.level_sizes)
+    if not levels or (source.origin_l0, source.size_l0) != ((0, 0), source.level_sizes[0]):
+        return source
+    source.close()
+    return JpegTileSource(path, levels, source.mpp)
 
 
 def bounds_of(

@@ -9,8 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-CACHE_BYTES = 128 * 1024 * 1024
-
 
 class Piece(NamedTuple):
     """A decoded tile or strip [h, w, samples] and where it lies; no pixels: never written."""
@@ -29,9 +27,10 @@ Key = tuple[int, int, int]
 
 
 class PieceCache:
-    """The last decoded pieces, up to `CACHE_BYTES` and at least one; thread-safe."""
+    """The last decoded pieces, up to so many bytes and at least one; thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
         self._pieces: OrderedDict[Key, Piece] = OrderedDict()
         self._decoding: dict[Key, threading.Event] = {}
         self._bytes = 0
@@ -62,7 +61,7 @@ class PieceCache:
         with self._lock:
             self._pieces[key] = piece
             self._bytes += piece.bytes
-            while self._bytes > CACHE_BYTES and len(self._pieces) > 1:
+            while self._bytes > self._most_bytes and len(self._pieces) > 1:
                 _, dropped = self._pieces.popitem(last=False)
                 self._bytes -= dropped.bytes
 

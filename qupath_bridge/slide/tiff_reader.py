@@ -20,6 +20,9 @@ from qupath_bridge.slide.base import (
 from qupath_bridge.slide.tiff_kind import mpp_of, refuse_unfit
 from qupath_bridge.slide.tiff_pieces import Piece, PieceCache, paste
 
+CACHE_BYTES = 128 * 2**20
+"""Decoded pieces that are kept: strips may be as wide as the image and are needed again."""
+
 MAX_PIECE_PIXELS = 400_000_000
 """A tile or strip can only be decoded whole; a huge image in one strip would not fit in memory."""
 
@@ -39,7 +42,7 @@ class TiffSource:
             _refuse_cut(page)
             _keyframe_of(page).decode  # noqa: B018 - made here, as making it moves the file pointer
         self._file_lock = threading.RLock()
-        self._cache = PieceCache()
+        self._cache = PieceCache(CACHE_BYTES)
         self._alpha = _alpha_kind(series.keyframe)
         self.mpp = mpp_of(series, tif)
         self.level_sizes = [_size_of(level) for level in levels]
