@@ -101,6 +101,44 @@ def test_what_takes_long_ends_when_waiting_for_it_is_interrupted():
         follower.do(interrupted)
 
 
+def test_what_a_follower_tells_another_is_done_before_both_are_left():
+    done: list[int] = []
+
+    def slow(number: int) -> None:
+        time.sleep(0.01)
+        check_wanted()
+        done.append(number)
+
+    with Follower("last", ahead=1) as last, Follower("first", leads=last) as first:
+        for number in range(20):
+            first.do(last.do, slow, number)
+    assert done == list(range(20))
+
+
+def test_a_failure_of_the_last_reaches_the_caller():
+    with (
+        pytest.raises(ValueError, match="no"),
+        Follower("last") as last,
+        Follower("first", leads=last) as first,
+    ):
+        for _ in range(9):
+            first.do(last.do, fail)
+
+
+@pytest.mark.timeout(30)
+def test_both_end_when_the_caller_fails_though_one_waits_for_the_other():
+    begun = threading.Event()
+    with (
+        pytest.raises(KeyError),
+        Follower("last", ahead=1) as last,
+        Follower("first", leads=last) as first,
+    ):
+        for _ in range(3):  # more than the last takes
+            first.do(last.do, until_dropped, begun)
+        begun.wait(10)
+        raise KeyError
+
+
 def test_what_follows_nobody_is_wanted():
     done: list[int] = []
     with Follower("test") as follower:

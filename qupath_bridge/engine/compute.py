@@ -1,10 +1,11 @@
-"""The pipe: pixels decoded ahead, the model, and behind it the fusion of what it says."""
+"""The pipe: pixels decoded ahead, the model, behind it the fusion of what it says, then bands."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -45,18 +46,20 @@ class Computation:
     def run(self, first: int, end: int, take: Take, advance: Advance) -> None:
         """Compute the bands from `first` to before `end`, and hand each to `take`, in order.
 
-        `take` is called in a thread of its own, while the next tiles are computed; `advance` is
-        told of tiles done, in the caller's.
+        `take` is called in a thread of its own, while the next tiles are computed and fused;
+        `advance` is told of tiles done, in the caller's.
 
         Raises:
             SlideError: the slide cannot be read any more. ModelError: the device failed.
         """
         batches = self.sweep.batches(self.batch, first, end)
-        fusing, held = _Fusing(self.sweep, self.classes, first, end, take), Held()
+        held = Held()
         with (
             TileSource(self.slide, self.scale, self.sweep.plan.tile_m) as source,
-            Follower("fuse") as follower,
+            Follower("take", ahead=1) as taker,
+            Follower("fuse", leads=taker) as follower,
         ):
+            fusing = _Fusing(self.sweep, self.classes, first, end, partial(taker.do, take))
             pixels_of = source.read_ahead(batch.tiles for batch in batches)
             coming = zip(batches, pixels_of, strict=True)
             for (batch, undecodable), scores in self.model.stream(map(_given, coming)):

@@ -14,13 +14,14 @@ from qupath_bridge.wanted import drop_when
 class Follower:
     """Does what it is told, one thing after the other, while its caller goes on.
 
-    ahead: how many things may wait; then the caller does. A context manager: leaving it waits for
-    all that was told, or, where the caller failed or is interrupted, until what is being done asks
-    `check_wanted` or ends.
+    ahead: how many things may wait; then the caller does. leads: a follower that this one's work
+    tells what to do, and which is left later. A context manager: leaving it waits for all that was
+    told, or, where the caller failed or is interrupted, until what is being done asks
+    `check_wanted` or ends, here and in whom this one leads.
     """
 
-    def __init__(self, name: str, ahead: int = 2) -> None:
-        self._dropped = threading.Event()
+    def __init__(self, name: str, ahead: int = 2, leads: Follower | None = None) -> None:
+        self._dropped: threading.Event = leads._dropped if leads else threading.Event()
         self._thread = ThreadPoolExecutor(1, name, drop_when, (self._dropped,))
         self._ahead = ahead
         self._waiting: deque[Future[None]] = deque()
@@ -35,9 +36,12 @@ class Follower:
         return self
 
     def __exit__(self, kind: object, *failure: object) -> None:
+        is_done = False
         try:
             while kind is None and self._waiting:
                 self._waiting.popleft().result()
-        finally:  # all is done, or what is left is not wanted
-            self._dropped.set()
+            is_done = kind is None
+        finally:
+            if not is_done:
+                self._dropped.set()
             self._thread.shutdown(wait=True, cancel_futures=True)
