@@ -20,7 +20,7 @@ ENGINE = 6
 
 2: in bands. 3: bare glass is not computed. 4: island by island. 5: pixels are resampled from boxes
 that are not rounded to float32. 6: levels of JPEG tiles whose downsample is a broken number are
-read in their very place.
+read in their very place, and pixels within 2 % of a whole part of the model's are taken as that.
 """
 
 TISSUE = "tissue"

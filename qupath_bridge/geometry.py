@@ -1,12 +1,13 @@
 """Frames and the conversions between them.
 
-Two frames only: level-0 pixels of QuPath's image (`_l0`) and model pixels (`_m`), which are
-square and `model_mpp` um wide. Both have their origin at the image's top left corner, pixel
-(0, 0) covering [0, 1) x [0, 1). Points are `(x, y)`, arrays `[H, W]`.
+Two frames only: level-0 pixels of QuPath's image (`_l0`) and model pixels (`_m`), `model_mpp` um
+wide and high to within 2 %. Both have their origin at the image's top left corner, pixel (0, 0)
+covering [0, 1) x [0, 1). Points are `(x, y)`, arrays `[H, W]`.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -15,6 +16,9 @@ import shapely
 from shapely import affinity
 from shapely.geometry import MultiPolygon, Polygon
 from shapely.geometry.base import BaseGeometry
+
+WHOLE = 0.02
+"""How far from a whole number of level-0 pixels a model pixel may be to be taken as that many."""
 
 
 class Mpp(NamedTuple):
@@ -49,6 +53,20 @@ class Scale:
         """Return the scale that takes an image of `mpp` to model pixels of `model_mpp` um."""
         return cls(model_mpp / mpp.x, model_mpp / mpp.y)
 
+    @classmethod
+    def near(cls, mpp: Mpp, model_mpp: float) -> Scale:
+        """Return nearly that scale: whole numbers where it is within `WHOLE` of them.
+
+        So pixels of 0.499 or 0.2525 um are taken as they are, or four as one, where 0.5 um is
+        asked for: no network sees the difference, and nothing need be mixed from others.
+        """
+        exact = cls.between(mpp, model_mpp)
+        return cls(_whole(exact.x), _whole(exact.y))
+
+    def pixel_um(self, mpp: Mpp) -> float:
+        """Return how wide model pixels of an image of `mpp` are, the mean of both axes."""
+        return math.sqrt(self.x * mpp.x * self.y * mpp.y)
+
     def box_l0(self, x_m: float, y_m: float, width_m: float, height_m: float) -> BoxL0:
         """Return the level-0 box that a box in model pixels covers."""
         return BoxL0(
@@ -67,6 +85,11 @@ class Scale:
     def to_m(self, geometry_l0: BaseGeometry) -> BaseGeometry:
         """Return a geometry given in level-0 pixels in model pixels."""
         return affinity.affine_transform(geometry_l0, [1 / self.x, 0, 0, 1 / self.y, 0, 0])
+
+
+def _whole(scale: float) -> float:
+    whole = round(scale)
+    return float(whole) if whole and abs(scale / whole - 1) <= WHOLE else scale
 
 
 @dataclass(frozen=True)

@@ -24,13 +24,13 @@ class HeadTracer:
         frame: MapFrame,
         outline_m: BaseGeometry,
         classes: Sequence[HeadClass],
-        model_mpp: float,
+        pixel_um: float,
         settings: PolygonSettings,
     ) -> None:
-        self._tracer = Tracer(frame, outline_m, model_mpp, settings)
+        self._tracer = Tracer(frame, outline_m, pixel_um, settings)
         self._glands: GlandBands | None = None
         if has_borders(classes):
-            cell_um = model_mpp * frame.cell_m
+            cell_um = pixel_um * frame.cell_m
             self._glands = GlandBands(classes, cell_um, settings.min_object_um2)
             self._class_of = GlandClasses.of(classes).class_of
 

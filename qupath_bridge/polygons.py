@@ -67,10 +67,10 @@ class Tracer:
         self,
         frame: MapFrame,
         outline_m: BaseGeometry,
-        model_mpp: float,
+        pixel_um: float,
         settings: PolygonSettings,
     ) -> None:
-        cell_um = model_mpp * frame.cell_m
+        cell_um = pixel_um * frame.cell_m
         self._frame, self._outline_m = framed(frame), outline_m
         self._tolerance_cells = settings.simplify_um / cell_um
         self._buffer = StripBuffer(frame, strip_rows(frame.width))
@@ -115,7 +115,7 @@ class Tracer:
 
 
 def trace(
-    class_map: ClassMap, outline_m: BaseGeometry, model_mpp: float, settings: PolygonSettings
+    class_map: ClassMap, outline_m: BaseGeometry, pixel_um: float, settings: PolygonSettings
 ) -> list[TracedObject]:
     """Return the objects of a region's class map, of all classes, by class and place.
 
@@ -123,18 +123,18 @@ def trace(
     together the objects fill the region, up to slivers below a cell at its border. Cells whose
     middle is outside of the region have no say, but where a part of the region has no such cell.
     """
-    return trace_bands([class_map], class_map.frame, outline_m, model_mpp, settings)
+    return trace_bands([class_map], class_map.frame, outline_m, pixel_um, settings)
 
 
 def trace_bands(
     bands: Iterable[ClassMap],
     frame: MapFrame,
     outline_m: BaseGeometry,
-    model_mpp: float,
+    pixel_um: float,
     settings: PolygonSettings,
 ) -> list[TracedObject]:
     """Return what `trace` does, of a map that comes in bands, from the top."""
-    tracer = Tracer(frame, outline_m, model_mpp, settings)
+    tracer = Tracer(frame, outline_m, pixel_um, settings)
     for band in bands:
         tracer.add(band)
     return in_order(tracer.objects())

@@ -77,7 +77,7 @@ class Engine:
 
     def scale(self, slide: Slide) -> Scale:
         """Return the scale that takes a slide to model pixels."""
-        return Scale.between(slide.mpp, self.card.mpp)
+        return Scale.near(slide.mpp, self.card.mpp)
 
     def computation(self, slide: Slide, sweep: Sweep, batch: int) -> Computation:
         """Return what computes a slide's bands, `batch` tiles at once; this may load the model."""

@@ -149,8 +149,9 @@ def _labelled_slide(
         raise SlideError(f"{image.name} cannot be learned from: {image.unsupported}")
     file = SlideFile(image.path, image.mpp_or(settings.mpp), image.size_l0)
     with file.open() as slide:
-        scale, size_l0 = Scale.between(slide.mpp, mpp), (slide.width, slide.height)
-    radii = Radii(settings.point_radius_um / mpp, settings.line_width_um / mpp / 2)
+        scale, size_l0 = Scale.near(slide.mpp, mpp), (slide.width, slide.height)
+        pixel_um = scale.pixel_um(slide.mpp)
+    radii = Radii(settings.point_radius_um / pixel_um, settings.line_width_um / pixel_um / 2)
     areas = [as_area(annotation, scale, radii) for annotation in annotations]
     found = annotation_regions(areas, size_l0)
     for warning in found.warnings:

@@ -36,13 +36,13 @@ class SweepTracer:
     def _tracer(self, part: int, head: str) -> HeadTracer:
         known = self._tracers.get((part, head))
         if known is None:
-            engine, sweep = self._work.engine, self._work.sweep
+            engine, sweep, slide = self._work.engine, self._work.sweep, self._work.slide
             outline_m = sweep.parts[part].outline_m
             known = self._tracers[part, head] = HeadTracer(
                 MapFrame.around(outline_m, sweep.plan.cell_m),
                 outline_m,
                 engine.classes[head],
-                engine.card.mpp,
+                engine.scale(slide).pixel_um(slide.mpp),
                 engine.polygon_settings,
             )
         return known

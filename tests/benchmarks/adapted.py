@@ -15,6 +15,7 @@ from records import Record, records_option, tell
 HEAD_SIDES = (64, 256)  # the program's head; the patch's own side, as Baranchuk et al. 2022 have it
 DECODED_PX = 8192
 SEGMENTED_PX = 1024
+RESAMPLED_UM = (0.25, 0.42)  # four pixels to one; pixels in between those that are stored
 GPU_SIDE, GPU_PATCHES = 8192, 512
 
 
@@ -41,6 +42,7 @@ def pipe(slide: Path | None, quick: bool) -> Iterator[Record]:
     from whole_engine import free_engine, model_engine, repeated
 
     from model.home import DEFAULT_MODEL
+    from qupath_bridge.geometry import Mpp
 
     side, repeats = (DECODED_PX // 4, 2) if quick else (DECODED_PX, 3)
     with tempfile.TemporaryDirectory() as folder:
@@ -51,6 +53,11 @@ def pipe(slide: Path | None, quick: bool) -> Iterator[Record]:
             found = decode_ratio(path, repeat=repeats)
             what = f"all tiles of {name}, {found['threads']} threads"
             yield _pipe(what, found, "tiles", "raw", "raw decoding", 1.3, repeats)
+        for name, path in paths.items():
+            for um in RESAMPLED_UM:
+                found = decode_ratio(path, mpp=Mpp(um, um), repeat=repeats)
+                what = f"all tiles of {name} if it were of {um} um"
+                yield _pipe(what, found, "tiles", "raw", "raw decoding", 1.3, repeats)
         for name, path in paths.items():
             found = engine_ratio(repeated(path, None, free_engine(), None), False, repeats)
             what = f"the engine with a free model, {name}"

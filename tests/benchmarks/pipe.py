@@ -6,7 +6,8 @@
 decode: all tiles of a slide, overlapping by half, from `TileSource`, against OpenSlide itself
 reading the same level pixels once, to RGB arrays, in large aligned blocks, with as many threads;
 one after the other, again and again, the least of each. On a generated tiled JPEG at the model's
-own pixel size, and on --slide: there twice, at its own pixel size and resampled to 0.5 um.
+own pixel size, and on --slide: there as if it were of 0.5, 0.25 and 0.42 um, the latter two to be
+resampled to 0.5 um.
 free: the whole engine with scores that are known, against the same raw decoding.
 model: the whole engine with a model, against the larger of raw decoding and the model alone on the
 same tiles from memory, in the same batches. Both on --slide or else on a generated one.
@@ -70,7 +71,7 @@ def decode_raw(path: Path, level: int, threads: int, box_l0: BoxL0 | None = None
 def read_tiles(path: Path, mpp: Mpp | None, model_mpp: float, threads: int) -> int:
     """Return how many tiles a slide has, all of them read."""
     with open_slide(path, mpp) as slide:
-        scale = Scale.between(slide.mpp, model_mpp)
+        scale = Scale.near(slide.mpp, model_mpp)
         tiles = tiles_of(box(0, 0, slide.width / scale.x, slide.height / scale.y), PLAN)
         batches = (tiles[start : start + BATCH] for start in range(0, len(tiles), BATCH))
         with TileSource(slide, scale, PLAN.tile_m, threads) as source:
@@ -80,7 +81,7 @@ def read_tiles(path: Path, mpp: Mpp | None, model_mpp: float, threads: int) -> i
 def level_read(path: Path, mpp: Mpp | None, model_mpp: float) -> int:
     """Return from which level of a slide its tiles are read."""
     with open_slide(path, mpp) as slide:
-        scale = Scale.between(slide.mpp, model_mpp)
+        scale = Scale.near(slide.mpp, model_mpp)
         fine = [entry for entry in slide.levels if entry.downsample_x <= scale.x * 1.01]
         return fine[-1].index if fine else 0
 
@@ -167,11 +168,9 @@ def decode(chosen: argparse.Namespace) -> None:
         found = decode_ratio(path, threads=chosen.threads, repeat=chosen.repeat)
         print(line(f"generated, {chosen.side} px, as it is", found))
     if chosen.slide:
-        mpp = Mpp(chosen.mpp, chosen.mpp) if chosen.mpp else None
-        own = decode_ratio(chosen.slide, 0.5, Mpp(0.5, 0.5), chosen.threads, chosen.repeat)
-        print(line(f"{chosen.slide.name}, as it is", own))
-        found = decode_ratio(chosen.slide, 0.5, mpp, chosen.threads, chosen.repeat)
-        print(line(f"{chosen.slide.name}, to 0.5 um", found))
+        for um in (0.5, 0.25, 0.42):
+            found = decode_ratio(chosen.slide, 0.5, Mpp(um, um), chosen.threads, chosen.repeat)
+            print(line(f"{chosen.slide.name}, as if of {um} um", found))
 
 
 def main() -> None:
