@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,21 @@ def shared_data() -> Path:
 def own_settings(tmp_path_factory, monkeypatch) -> None:
     """Keep the settings and models of whoever runs the tests out of them."""
     monkeypatch.setenv("QUPATH_PATHSEGDIFF_HOME", str(tmp_path_factory.mktemp("home")))
+
+
+@pytest.fixture
+def one_thread(monkeypatch) -> Iterator[None]:
+    """Train tiny networks in one thread, here and in programs that a test starts.
+
+    Several wait for one another by spinning: three times as long where others use the cores too.
+    """
+    import torch  # only here: it takes seconds
+
+    before = torch.get_num_threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,8 @@ from model.feature_choice import numbers
 from model.home import models_home
 from model.labels import LabelSet
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 GRID = Grid((50, 300), ((0,), (0, 2)), steps=4, device="cpu")
 
 

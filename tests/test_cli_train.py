@@ -314,6 +314,8 @@ from paquo.classes import QuPathPathClass
 from paquo.images import QuPathImageType
 from paquo.projects import QuPathProject
 from shapely.geometry import box
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 with QuPathProject(Path(sys.argv[1]), mode="x") as project:
     entry = project.add_image(sys.argv[2], image_type=QuPathImageType.BRIGHTFIELD_H_E)
     kinds = [QuPathPathClass("Tumor"), QuPathPathClass("Stroma")]

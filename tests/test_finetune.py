@@ -25,6 +25,8 @@ from model.new_head import HeadRequest, NewHead, train_new_head
 from model.patches import patches_of
 from model.weights import read_tensors
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 QUICK = HeadTraining(steps=8, batch=4, learning_rate=5e-3, width=8, epoch_steps=4)
 PLAN = PatchPlan(side_m=64, stride_m=48, margin_m=8)
 UNET = "unet/diffusion_pytorch_model.safetensors"

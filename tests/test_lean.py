@@ -22,6 +22,8 @@ from model.lean import LeanResnet, make_head_lean, make_lean
 from model.weights import load_backbone, load_head
 from qupath_bridge.demo.drawing import draw_slide
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ORIGINS = [(0, 0), (128, 0), (99_968, 128), (-256, 384)]
 
 

@@ -26,6 +26,8 @@ from model.new_head import HeadRequest, NewHead, train_new_head
 from model.novelty import load_embeddings
 from model.weights import STEM_WEIGHTS, read_tensors, seal
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 QUICK = HeadTraining(steps=12, batch=4, learning_rate=5e-3, width=8, epoch_steps=4)
 
 

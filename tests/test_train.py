@@ -18,6 +18,8 @@ from model.labels import IGNORED
 from model.lessons import Along, HeadTraining, Lessons
 from model.train import train_head
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 QUICK = HeadTraining(steps=30, batch=4, learning_rate=5e-3, width=8, epoch_steps=5)
 SIDE = 32
 
