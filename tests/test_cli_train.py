@@ -20,6 +20,8 @@ from model.home import models_home
 from qupath_bridge.cli import main
 from qupath_bridge.label_options import LabelSources, read_labels, sources_of
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 QUICK = ("--steps", "30", "--batch-size", "4", "--stains", "1", "--device", "cpu")
 SIX = [box(x, y, x + 100, y + 90) for x in (20, 240, 460) for y in (20, 300)]
 
@@ -314,8 +316,6 @@ from paquo.classes import QuPathPathClass
 from paquo.images import QuPathImageType
 from paquo.projects import QuPathProject
 from shapely.geometry import box
-
-pytestmark = pytest.mark.usefixtures("one_thread")
 with QuPathProject(Path(sys.argv[1]), mode="x") as project:
     entry = project.add_image(sys.argv[2], image_type=QuPathImageType.BRIGHTFIELD_H_E)
     kinds = [QuPathPathClass("Tumor"), QuPathPathClass("Stroma")]
