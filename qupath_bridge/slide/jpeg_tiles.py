@@ -20,9 +20,9 @@ import numpy as np
 import tifffile
 
 from qupath_bridge.geometry import Mpp
-from qupath_bridge.slide.tiff_pieces import Piece, PieceCache, paste
+from qupath_bridge.slide.openslide_handle import CACHE_BYTES
+from qupath_bridge.slide.tiff_pieces import Piece, PieceCache, paste, touched
 
-CACHE_BYTES = 16 * 2**20
 COLOUR_SPACES = {tifffile.PHOTOMETRIC.RGB: "RGB", tifffile.PHOTOMETRIC.YCBCR: "YCBCR"}
 
 
@@ -41,13 +41,6 @@ class TiledLevel:
     counts: np.ndarray
     tables: bytes | None
     colours: str
-
-    def touched(self, x: int, y: int, width: int, height: int) -> list[tuple[int, int]]:
-        """Return rows and columns of the tiles that a box touches."""
-        tile_height, tile_width = self.tile
-        rows = range(y // tile_height, -(-(y + height) // tile_height))
-        columns = range(x // tile_width, -(-(x + width) // tile_width))
-        return [(row, column) for row in rows for column in columns]
 
 
 class JpegTileSource:
@@ -71,9 +64,10 @@ class JpegTileSource:
             OSError: the file cannot be read. ValueError: it is shorter than it was, or closed.
             imagecodecs' errors: a tile is damaged.
         """
-        out = np.empty((height, width, 3), np.uint8)
-        for row, column in self._levels[level].touched(x, y, width, height):
-            decode = partial(self._decode, self._levels[level], row, column)
+        out, stored = np.empty((height, width, 3), np.uint8), self._levels[level]
+        size = stored.height, stored.width
+        for row, column in touched(stored.tile, size, x, y, width, height):
+            decode = partial(self._decode, stored, row, column)
             paste(self._cache.get((level, row, column), decode), 0, out, x, y)
         return out
 

@@ -11,7 +11,7 @@ import openslide
 from qupath_bridge.slide.base import on_white
 
 CACHE_BYTES = 16 * 2**20
-"""Decoded tiles that OpenSlide keeps. Blocks cut through stored tiles, and the row of blocks below
+"""Decoded tiles that are kept. Blocks cut through stored tiles, and the row of blocks below
 needs those again: stored tiles of 256 px along 16,000 px of tissue take about so much, and those of
 wide tissue would take several times as much. 16 to 128 MB made no difference."""
 

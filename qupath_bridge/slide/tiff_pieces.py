@@ -66,6 +66,16 @@ class PieceCache:
                 self._bytes -= dropped.bytes
 
 
+def touched(
+    piece: tuple[int, int], level: tuple[int, int], x: int, y: int, width: int, height: int
+) -> list[tuple[int, int]]:
+    """Return rows and columns of a level's pieces that a box touches; sizes are (height, width)."""
+    down, across = (-(-whole // part) for whole, part in zip(level, piece, strict=True))
+    rows = range(y // piece[0], min(-(-(y + height) // piece[0]), down))
+    columns = range(x // piece[1], min(-(-(x + width) // piece[1]), across))
+    return [(row, column) for row in rows for column in columns]
+
+
 def paste(piece: Piece, channel: int, out: np.ndarray, x: int, y: int) -> None:
     """Copy the part of a piece that lies in `out`, whose corner is at (x, y)."""
     height, width, planes = out.shape

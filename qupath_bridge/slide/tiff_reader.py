@@ -18,7 +18,7 @@ from qupath_bridge.slide.base import (
     on_white,
 )
 from qupath_bridge.slide.tiff_kind import mpp_of, refuse_unfit
-from qupath_bridge.slide.tiff_pieces import Piece, PieceCache, paste
+from qupath_bridge.slide.tiff_pieces import Piece, PieceCache, paste, touched
 
 CACHE_BYTES = 128 * 2**20
 """Decoded pieces that are kept: strips may be as wide as the image and are needed again."""
@@ -162,14 +162,12 @@ def _refuse_huge_pieces(page: tifffile.TiffPage) -> None:
 def _pieces_touching(
     page: tifffile.TiffPage, x: int, y: int, width: int, height: int
 ) -> Iterator[int]:
-    piece_height, piece_width = _piece_shape(page)
-    across = -(-page.imagewidth // piece_width)
-    down = -(-page.imagelength // piece_height)
+    piece, level = _piece_shape(page), (page.imagelength, page.imagewidth)
+    down, across = (-(-whole // part) for whole, part in zip(level, piece, strict=True))
     planes = page.samplesperpixel if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE else 1
     for plane in range(planes):
-        for row in range(y // piece_height, min(-(-(y + height) // piece_height), down)):
-            for column in range(x // piece_width, min(-(-(x + width) // piece_width), across)):
-                yield (plane * down + row) * across + column
+        for row, column in touched(piece, level, x, y, width, height):
+            yield (plane * down + row) * across + column
 
 
 def _refuse_cut(page: tifffile.TiffPage | tifffile.TiffFrame) -> None:

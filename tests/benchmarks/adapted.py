@@ -15,7 +15,6 @@ from records import Record, records_option, tell
 HEAD_SIDES = (64, 256)  # the program's head; the patch's own side, as Baranchuk et al. 2022 have it
 DECODED_PX = 8192
 SEGMENTED_PX = 1024
-RESAMPLED_UM = (0.25, 0.42)  # four pixels to one; pixels in between those that are stored
 GPU_SIDE, GPU_PATCHES = 8192, 512
 
 
@@ -38,7 +37,7 @@ def head_fused(slide: Path | None, quick: bool) -> Iterator[Record]:
 
 def pipe(slide: Path | None, quick: bool) -> Iterator[Record]:
     """Yield the seconds of all tiles, and of the whole engine, against those of their floors."""
-    from pipe import decode_ratio, engine_ratio, write_slide
+    from pipe import RESAMPLED_UM, decode_ratio, engine_ratio, write_slide
     from whole_engine import free_engine, model_engine, repeated
 
     from model.home import DEFAULT_MODEL

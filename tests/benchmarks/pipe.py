@@ -1,6 +1,6 @@
 """What tiles, and the whole engine, cost beside the bare decoding of the same pixels.
 
-    python tests/benchmarks/pipe.py decode [--slide FILE --mpp UM] [--side PIXELS] [--threads N]
+    python tests/benchmarks/pipe.py decode [--slide FILE] [--side PIXELS] [--threads N]
     python tests/benchmarks/pipe.py free|model [--slide FILE --mpp UM] [--side PX] [--region PX]
 
 decode: all tiles of a slide, overlapping by half, from `TileSource`, against OpenSlide itself
@@ -41,6 +41,7 @@ RAW_BLOCK = 2048
 DRAWN = 2048
 PLAN = TilePlan()
 BATCH = 16
+RESAMPLED_UM = (0.25, 0.42)  # four pixels to one; pixels in between those that are stored
 
 
 def write_slide(path: Path, side: int) -> None:
@@ -168,7 +169,7 @@ def decode(chosen: argparse.Namespace) -> None:
         found = decode_ratio(path, threads=chosen.threads, repeat=chosen.repeat)
         print(line(f"generated, {chosen.side} px, as it is", found))
     if chosen.slide:
-        for um in (0.5, 0.25, 0.42):
+        for um in (0.5, *RESAMPLED_UM):
             found = decode_ratio(chosen.slide, 0.5, Mpp(um, um), chosen.threads, chosen.repeat)
             print(line(f"{chosen.slide.name}, as if of {um} um", found))
 
