@@ -11,6 +11,7 @@ from shapely.geometry.base import BaseGeometry
 
 NODATA = 255
 COLLAR = 2  # cells around a region's bounds, so that no outline ends at the map's edge
+STEPS = 65535  # of probability and entropy: whole numbers add up alike in any order
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,9 @@ class MapFrame:
 class ClassMap:
     """The winning class of each cell, and how sure it is: of a region or a band of its rows.
 
-    codes: uint8 [H, W], `NODATA` where nothing was computed. probability: float32 [H, W] of the
-    winning class, 0..1. entropy: float16 [H, W] of all classes' probabilities, as
-    `normalised_entropy` has it. Both are 0 where nothing was computed. x_m, y_m: the map's top
+    codes: uint8 [H, W], `NODATA` where nothing was computed. probability: uint16 [H, W] of the
+    winning class. entropy: uint16 [H, W] of all classes' probabilities, as `normalised_entropy`
+    has it. Both are in steps of 1/65535, and 0 where nothing was computed. x_m, y_m: the map's top
     left corner in model pixels. cell_m: side of a cell in model pixels.
     """
 
@@ -70,3 +71,20 @@ def stacked(bands: Sequence[ClassMap]) -> ClassMap:
     layers = [(b.codes, b.probability, b.entropy) for b in bands]
     codes, probability, entropy = map(np.concatenate, zip(*layers, strict=True))
     return ClassMap(codes, probability, entropy, first.x_m, first.y_m, first.cell_m)
+
+
+def no_cells(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return codes, probability and entropy where nothing was computed; they take no memory."""
+    codes = np.broadcast_to(np.uint8(NODATA), shape)
+    never = np.broadcast_to(np.uint16(0), shape)
+    return codes, never, never
+
+
+def steps_of(parts: np.ndarray) -> np.ndarray:
+    """Return parts of one, 0..1, in steps of 1/65535, uint16."""
+    return np.rint(parts * np.float32(STEPS)).astype(np.uint16)
+
+
+def of_steps(steps: np.ndarray) -> np.ndarray:
+    """Return parts of one, float32, of steps."""
+    return steps.astype(np.float32) / np.float32(STEPS)

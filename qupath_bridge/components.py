@@ -71,7 +71,7 @@ class ComponentGraph:
     def add(self, codes: np.ndarray, measured: np.ndarray) -> Runs:
         """Return the next strip's runs, their nodes counted on from the strips before.
 
-        codes: uint8 [h, W]. measured: int32 [L, h, W], whose sums over components are wanted.
+        codes: uint8 [h, W]. measured: uint16 [L, h, W], whose sums over components are wanted.
         """
         graph, lengths, nodes = _strip_graph(codes)
         starts = np.cumsum(lengths) - lengths
@@ -162,10 +162,10 @@ def _runs(codes: np.ndarray) -> tuple[CellGraph, np.ndarray]:
     begins[:, 1:] = codes[:, 1:] != codes[:, :-1]
     starts = np.flatnonzero(begins)
     lengths = np.diff(starts, append=codes.size)
-    run = np.cumsum(begins.ravel(), dtype=np.int32).reshape(codes.shape) - 1
+    run = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
     # Two runs, one below the other, first meet where one of them begins.
-    meet = begins[1:] | begins[:-1]
-    vertical = np.stack([run[:-1][meet], run[1:][meet]], axis=1)
+    meet = np.flatnonzero(begins[1:] | begins[:-1])
+    vertical = np.stack([run[meet], run[meet + codes.shape[1]]], axis=1)
     inner = np.flatnonzero(starts % codes.shape[1])
     horizontal = np.stack([inner - 1, inner], axis=1)
     edges = np.concatenate([vertical.astype(np.int64), horizontal])

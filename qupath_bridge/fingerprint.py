@@ -15,12 +15,13 @@ from qupath_bridge.settings import RunSettings
 from qupath_bridge.slide import Slide
 from qupath_bridge.store import Made
 
-ENGINE = 6
+ENGINE = 7
 """Raised whenever the same model and settings find other objects than before.
 
 2: in bands. 3: bare glass is not computed. 4: island by island. 5: pixels are resampled from boxes
 that are not rounded to float32. 6: levels of JPEG tiles whose downsample is a broken number are
 read in their very place, and pixels within 2 % of a whole part of the model's are taken as that.
+7: entropy in steps of 1/65535.
 """
 
 TISSUE = "tissue"

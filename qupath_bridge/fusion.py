@@ -9,7 +9,7 @@ import numpy as np
 from shapely.geometry.base import BaseGeometry
 
 from qupath_bridge.blending import BlendedBlock, Cells, blend_window
-from qupath_bridge.classmap import NODATA, ClassMap, MapFrame, stacked
+from qupath_bridge.classmap import NODATA, ClassMap, MapFrame, no_cells, stacked
 from qupath_bridge.errors import TilingError
 from qupath_bridge.tiles import Tile, TilePlan
 
@@ -160,8 +160,7 @@ class Fuser:
         """Append a band without data down to a row; it takes no memory."""
         if row > self._finished:
             shape = (row - self._finished, self.frame.width)
-            nothing = (np.uint8(NODATA), np.float32(0), np.float16(0))
-            self._append(Cells(*(np.broadcast_to(value, shape) for value in nothing)))
+            self._append(Cells(*no_cells(shape)))
 
     def _append(self, cells: Cells) -> None:
         cell_m, x_m = self.frame.cell_m, self.frame.x_m

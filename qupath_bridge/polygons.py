@@ -10,14 +10,14 @@ import shapely
 from shapely.geometry import Polygon
 from shapely.geometry.base import BaseGeometry
 
-from qupath_bridge.classmap import ClassMap, MapFrame
+from qupath_bridge.classmap import STEPS, ClassMap, MapFrame
 from qupath_bridge.clipping import clipped
 from qupath_bridge.components import ComponentGraph
 from qupath_bridge.errors import SettingsError, TilingError
 from qupath_bridge.outlines import Outlined, outlined
 from qupath_bridge.packed import PackedStrips, packed
 from qupath_bridge.rim import id_strips
-from qupath_bridge.strips import QUANTUM, StripBuffer, framed, strip_rows
+from qupath_bridge.strips import StripBuffer, framed, strip_rows
 from qupath_bridge.wanted import check_wanted
 
 
@@ -108,7 +108,7 @@ class Tracer:
         corner_m = np.array([self._frame.x_m, self._frame.y_m])
         polygons = shapely.transform(found.polygons, lambda xy: xy * cell_m + corner_m)
         parts, owner = clipped(polygons, self._outline_m, min_area=cell_m**2)
-        codes, means = found.codes[owner].tolist(), (found.means.T[owner] * QUANTUM).tolist()
+        codes, means = found.codes[owner].tolist(), (found.means.T[owner] / STEPS).tolist()
         for code, part, (probability, entropy) in zip(codes, parts, means, strict=True):
             check_wanted()
             yield TracedObject(code, part, probability, entropy)

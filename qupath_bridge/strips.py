@@ -21,8 +21,6 @@ REACH = 4  # steps over cell sides from a cell in the region to the farthest tha
 STRIP_CELLS, STRIP_ROWS = 2**21, 1024
 """At most, of a strip; the rows bound what many narrow regions side by side hold."""
 
-QUANTUM = 2.0**-20  # of probability and entropy: whole numbers add up alike in any order
-
 
 def strip_rows(width: int) -> int:
     """Return how many rows a strip of a map has."""
@@ -38,9 +36,9 @@ def framed(frame: MapFrame) -> MapFrame:
 
 @dataclass
 class Strip:
-    """Rows of a map from row `top` on. codes: uint8 [h, W]. measured: int32 [2, h, W], in quanta.
+    """Rows of a map from row `top` on. codes: uint8 [h, W]. measured: uint16 [2, h, W].
 
-    The map is framed by cells without data.
+    What is measured are probability and entropy. The map is framed by cells without data.
     """
 
     top: int
@@ -51,7 +49,7 @@ class Strip:
     def empty(cls, top: int, rows: int, width: int) -> Strip:
         """Return a strip without data."""
         codes = np.full((rows, width), NODATA, np.uint8)
-        return cls(top, codes, np.zeros((2, rows, width), np.int32))
+        return cls(top, codes, np.zeros((2, rows, width), np.uint16))
 
 
 class StripBuffer:
@@ -84,10 +82,8 @@ class StripBuffer:
         if not (band.codes != NODATA).any():
             return
         self._strip.codes[rows, columns] = band.codes
-        for layer, values in zip(
-            self._strip.measured, (band.probability, band.entropy), strict=True
-        ):
-            layer[rows, columns] = np.rint(values.astype(np.float32) / np.float32(QUANTUM))
+        self._strip.measured[0, rows, columns] = band.probability
+        self._strip.measured[1, rows, columns] = band.entropy
 
     def _renew(self) -> bool:
         """Begin the next strip; return whether there is one."""

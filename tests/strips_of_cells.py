@@ -25,7 +25,7 @@ def absorbed_in(
 ) -> tuple[Absorbed, list[Runs]]:
     """Return what is left of small components, where each cell is worth 1."""
     graph = ComponentGraph(min_object_cells, min_hole_cells)
-    runs = [graph.add(strip, np.ones((1, *strip.shape), np.int32)) for strip in strips]
+    runs = [graph.add(strip, np.ones((1, *strip.shape), np.uint16)) for strip in strips]
     return graph.absorbed(), runs
 
 

@@ -10,7 +10,7 @@ import signal
 import numpy as np
 import pytest
 
-from qupath_bridge.classmap import ClassMap
+from qupath_bridge.classmap import STEPS, ClassMap
 from qupath_bridge.engine.band_file import packed
 from qupath_bridge.engine.checkpoint import Checkpoint
 from qupath_bridge.engine.fused import FusedBand
@@ -21,7 +21,7 @@ MADE = {"made": {"model": "abc", "heads": ("tissue",)}, "bands": [(0, 12), (64, 
 
 def a_band(code: int = 1) -> FusedBand:
     codes = np.full((4, 6), code, np.uint8)
-    layers = codes, np.ones((4, 6), np.float32), np.zeros((4, 6), np.float16)
+    layers = codes, np.full((4, 6), STEPS, np.uint16), np.zeros((4, 6), np.uint16)
     return FusedBand({(0, "tissue"): [ClassMap(*layers, -4, 8, 2)]}, undecodable=1)
 
 

@@ -75,7 +75,7 @@ def test_the_bands_of_a_region_are_its_whole_map(region, head):
     found = stacked([rows for band in bands for rows in band.maps.get((part, head), [])])
     assert (found.x_m, found.y_m, found.cell_m) == (expected.x_m, expected.y_m, expected.cell_m)
     assert (found.codes == expected.codes).all()
-    assert abs(found.probability - expected.probability).max() <= 0.5 / 65535 + 1e-7
+    assert (found.probability == expected.probability).all()
     assert (found.entropy == expected.entropy).all()
 
 

@@ -15,7 +15,7 @@ from scipy import ndimage, stats
 from shapely.geometry import Point, Polygon, box
 
 from qupath_bridge.blending import blend_window, normalised_entropy
-from qupath_bridge.classmap import NODATA, ClassMap, stacked
+from qupath_bridge.classmap import NODATA, STEPS, ClassMap, of_steps, stacked
 from qupath_bridge.errors import TilingError
 from qupath_bridge.fusion import Fuser
 from qupath_bridge.tiles import Tile, TilePlan, tiles_of
@@ -79,11 +79,11 @@ def assert_equals(class_map: ClassMap, expected: np.ndarray, where: np.ndarray) 
     """Assert a map is the argmax, maximum and entropy of `expected` [K, H, W]."""
     assert where.any()
     np.testing.assert_array_equal(class_map.codes[where], expected.argmax(axis=0)[where])
-    np.testing.assert_allclose(
-        class_map.probability[where], expected.max(axis=0)[where], atol=1e-6, rtol=0
-    )
+    found = of_steps(class_map.probability)
+    np.testing.assert_allclose(found[where], expected.max(axis=0)[where], atol=1e-5, rtol=0)
     entropy = stats.entropy(expected, axis=0) / np.log(len(expected))
-    np.testing.assert_allclose(class_map.entropy[where], entropy[where], atol=6e-4, rtol=0)
+    found = of_steps(class_map.entropy)
+    np.testing.assert_allclose(found[where], entropy[where], atol=3e-4, rtol=0)
 
 
 @pytest.mark.parametrize("plan", PLANS)
@@ -162,7 +162,7 @@ def test_a_map_lies_on_whole_cells_with_a_collar_around_the_region():
     assert (fused.x_m, fused.y_m) == (32 - 2 * 2, 40 - 2 * 2)
     assert fused.codes.shape == (15 + 4, 14 + 4)
     dtypes = (fused.codes.dtype, fused.probability.dtype, fused.entropy.dtype)
-    assert dtypes == (np.uint8, np.float32, np.float16)
+    assert dtypes == (np.uint8, np.uint16, np.uint16)
 
 
 def test_what_no_tile_saw_has_no_data():
@@ -281,7 +281,7 @@ def test_glass_has_its_code_where_no_computed_tile_has_a_say(kinds):
         inside_x = (left < x) & (x < left + PLAN.inside_m)
         glass |= inside_x & (top < y) & (y < top + PLAN.inside_m)
     glass &= expected.codes == NODATA
-    expected.codes[glass], expected.probability[glass] = 1, 1
+    expected.codes[glass], expected.probability[glass] = 1, STEPS
     assert_same_bits(class_map, expected)
 
 

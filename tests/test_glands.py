@@ -12,7 +12,7 @@ from shapely.geometry import box
 from model import HeadClass
 from model.instances import GlandReading, border_codes, glands_of_codes
 from qupath_bridge import glands
-from qupath_bridge.classmap import NODATA, ClassMap, stacked
+from qupath_bridge.classmap import NODATA, STEPS, ClassMap, stacked, steps_of
 from qupath_bridge.glands import GlandBands, GlandClasses, has_borders
 from qupath_bridge.polygons import PolygonSettings, trace
 
@@ -24,8 +24,8 @@ CLASSES = (
 
 
 def class_map_of(codes: np.ndarray) -> ClassMap:
-    ones = np.ones(codes.shape, np.float32)
-    return ClassMap(codes, ones, np.zeros(codes.shape, np.float16), 0, 0, 1)
+    sure = np.full(codes.shape, STEPS, np.uint16)
+    return ClassMap(codes, sure, np.zeros(codes.shape, np.uint16), 0, 0, 1)
 
 
 def with_whole_glands(
@@ -90,8 +90,8 @@ def maps_of_glands(draw: st.DrawFn) -> ClassMap:
     smooth = ndimage.gaussian_filter(noise, (0, sigma, sigma))
     codes = (smooth / smooth.std()).argmax(axis=0).astype(np.uint8)
     codes[rng.random(shape) < draw(st.sampled_from([0.0, 0.02]))] = NODATA
-    probability, entropy = rng.random((2, *shape))
-    return ClassMap(codes, probability.astype("f4"), entropy.astype("f2"), 6, 8, 1)
+    probability, entropy = steps_of(rng.random((2, *shape)))
+    return ClassMap(codes, probability, entropy, 6, 8, 1)
 
 
 def assert_same(one: ClassMap, other: ClassMap) -> None:

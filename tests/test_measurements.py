@@ -15,7 +15,7 @@ from scipy import ndimage
 from shapely.geometry import Point, Polygon, box
 
 from model import HeadClass
-from qupath_bridge.classmap import ClassMap
+from qupath_bridge.classmap import ClassMap, steps_of
 from qupath_bridge.detections import Detection, head_key, head_key_of, region_key, region_key_of
 from qupath_bridge.errors import ProjectError
 from qupath_bridge.geometry import Mpp, Region, Scale
@@ -54,8 +54,8 @@ def traced(region: Region, seed: int = 0) -> list[TracedObject]:
     """Return what is traced in a region of a map of blobs of three classes."""
     noise = np.random.default_rng(seed).standard_normal((3, 120, 120))
     codes = ndimage.gaussian_filter(noise, (0, 4, 4)).argmax(axis=0).astype(np.uint8)
-    probability, entropy = (np.full(codes.shape, 0.7, dtype) for dtype in (np.float32, np.float16))
-    class_map = ClassMap(codes, probability, entropy, 1000, 3000, 2)
+    sure = steps_of(np.full(codes.shape, 0.7))
+    class_map = ClassMap(codes, sure, sure, 1000, 3000, 2)
     return trace(class_map, SCALE.to_m(region.outline_l0), MODEL_MPP, PolygonSettings(20, 10, 1))
 
 

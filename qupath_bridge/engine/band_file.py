@@ -1,7 +1,7 @@
 """A fused band <-> bytes, with a checksum: for checkpoints, and from one machine to another.
 
-b"PSDB1\\n" . CRC-32 of the rest . length of the header . header (JSON) . for each piece of a map:
-codes (zlib), then of the cells with data probability (uint16, see `steps_of`) and entropy (float16)
+b"PSDB2\\n" . CRC-32 of the rest . length of the header . header (JSON) . for each piece of a map:
+codes (zlib), then of the cells with data probability and entropy (uint16)
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from qupath_bridge.classmap import NODATA, ClassMap
-from qupath_bridge.engine.fused import FusedBand, is_bare, of_steps, steps_of
+from qupath_bridge.classmap import NODATA, ClassMap, no_cells
+from qupath_bridge.engine.fused import FusedBand, is_bare
 
-MAGIC = b"PSDB1\n"
+MAGIC = b"PSDB2\n"
 LENGTHS = struct.Struct("<II")
-PROBABILITY, ENTROPY = np.dtype("<u2"), np.dtype("<f2")
+STEPS = np.dtype("<u2")
 
 
 def packed(band: FusedBand) -> bytes:
@@ -60,12 +60,9 @@ def unpacked(content: bytes) -> FusedBand:
 def _cells(rows: ClassMap) -> bytes:
     codes = np.ascontiguousarray(rows.codes)
     seen = codes != NODATA
-    squeezed = zlib.compress(codes.tobytes(), level=1)
-    probability = steps_of(rows.probability[seen]).astype(PROBABILITY)
-    entropy = rows.entropy[seen].astype(ENTROPY)
-    return b"".join(
-        [len(squeezed).to_bytes(4, "little"), squeezed, probability.tobytes(), entropy.tobytes()]
-    )
+    squeezed = zlib.compress(codes.data, level=1)
+    layers = [layer[seen].astype(STEPS).tobytes() for layer in (rows.probability, rows.entropy)]
+    return b"".join([len(squeezed).to_bytes(4, "little"), squeezed, *layers])
 
 
 def _maps(pieces: Any, blobs: memoryview) -> Iterator[tuple[tuple[int, str], ClassMap]]:
@@ -78,15 +75,11 @@ def _maps(pieces: Any, blobs: memoryview) -> Iterator[tuple[tuple[int, str], Cla
 
 def _layers(blob: memoryview, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if not blob:
-        nothing = (np.uint8(NODATA), np.float32(0), np.float16(0))
-        codes, probability, entropy = (np.broadcast_to(value, shape) for value in nothing)
-        return codes, probability, entropy
+        return no_cells(shape)
     end = 4 + int.from_bytes(blob[:4], "little")
     codes = np.frombuffer(zlib.decompress(blob[4:end]), np.uint8).reshape(shape)
     seen = codes != NODATA
     count = int(np.count_nonzero(seen))
-    middle = end + count * PROBABILITY.itemsize
-    probability, entropy = np.zeros(shape, np.float32), np.zeros(shape, np.float16)
-    probability[seen] = of_steps(np.frombuffer(blob[end:middle], PROBABILITY))
-    entropy[seen] = np.frombuffer(blob[middle:], ENTROPY)
-    return codes, probability, entropy
+    layers = np.zeros((2, *shape), np.uint16)
+    layers[:, seen] = np.frombuffer(blob[end:], STEPS).reshape(2, count)
+    return codes, *layers

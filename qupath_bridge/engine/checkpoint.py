@@ -25,7 +25,7 @@ from qupath_bridge.engine.band_file import packed, unpacked
 from qupath_bridge.engine.fused import FusedBand
 from qupath_bridge.errors import ProjectError
 
-FORMAT = 1
+FORMAT = 2
 Say = Callable[[str], None]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -11,9 +11,6 @@ from model import HeadClass
 from qupath_bridge.classmap import NODATA, ClassMap
 from qupath_bridge.engine.sweep import Row, Sweep
 from qupath_bridge.fusion import Fuser
-
-STEPS = 65535
-"""Probabilities are kept as whole numbers of 1/65535, so that a file of them is half as large."""
 
 
 @dataclass
@@ -60,8 +57,8 @@ class BandFuser:
         found = FusedBand(undecodable=undecodable)
         for part in self._sweep.parts_in(band):
             for head in self._classes:
-                rows = self._finished(part, head, end.y_m, self._sweep.last_band[part] == band)
-                found.maps[part, head] = list(map(_settled, rows))
+                is_last = self._sweep.last_band[part] == band
+                found.maps[part, head] = self._finished(part, head, end.y_m, is_last)
         return found
 
     def _finished(self, part: int, head: str, end_y_m: int, is_last: bool) -> list[ClassMap]:
@@ -104,23 +101,6 @@ def blank_code(classes: Sequence[HeadClass]) -> int:
     return next((code for code, kind in enumerate(classes) if not kind.detections), NODATA)
 
 
-def steps_of(probability: np.ndarray) -> np.ndarray:
-    """Return probabilities in steps, uint16."""
-    return np.rint(probability * np.float32(STEPS)).astype(np.uint16)
-
-
-def of_steps(steps: np.ndarray) -> np.ndarray:
-    """Return probabilities of steps, float32."""
-    return steps.astype(np.float32) / np.float32(STEPS)
-
-
 def is_bare(rows: ClassMap) -> bool:
     """Return whether rows hold nothing, and take no memory."""
     return rows.codes.strides == (0, 0) and rows.codes.size > 0 and rows.codes.flat[0] == NODATA
-
-
-def _settled(rows: ClassMap) -> ClassMap:
-    """Return rows as a file would give them back."""
-    return (
-        rows if is_bare(rows) else replace(rows, probability=of_steps(steps_of(rows.probability)))
-    )

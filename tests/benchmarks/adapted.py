@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 from records import Record, records_option, tell
@@ -38,7 +39,7 @@ def head_fused(slide: Path | None, quick: bool) -> Iterator[Record]:
 def pipe(slide: Path | None, quick: bool) -> Iterator[Record]:
     """Yield the seconds of all tiles, and of the whole engine, against those of their floors."""
     from pipe import RESAMPLED_UM, decode_ratio, engine_ratio, write_slide
-    from whole_engine import free_engine, model_engine, repeated
+    from whole_engine import BLOB, SMALL_BLOB, free_engine, model_engine, repeated
 
     from model.home import DEFAULT_MODEL
     from qupath_bridge.geometry import Mpp
@@ -57,9 +58,9 @@ def pipe(slide: Path | None, quick: bool) -> Iterator[Record]:
                 found = decode_ratio(path, mpp=Mpp(um, um), repeat=repeats)
                 what = f"all tiles of {name} if it were of {um} um"
                 yield _pipe(what, found, "tiles", "raw", "raw decoding", 1.3, repeats)
-        for name, path in paths.items():
-            found = engine_ratio(repeated(path, None, free_engine(), None), False, repeats)
-            what = f"the engine with a free model, {name}"
+        for blob, (name, path) in product((BLOB, SMALL_BLOB), paths.items()):
+            found = engine_ratio(repeated(path, None, free_engine(blob), None), False, repeats)
+            what = f"the engine with a free model, {found['objects']} objects, {name}"
             yield from _wall_and_cpu(what, found, "raw", "raw decoding", 1.3, repeats)
         name, path = paths.popitem()
         region_px = SEGMENTED_PX // 2 if quick else SEGMENTED_PX

@@ -26,7 +26,7 @@ import numpy as np
 import openslide
 from measuring import wall_and_cpu
 from shapely.geometry import box
-from whole_engine import Repeated, engine_times, free_engine, model_engine, repeated
+from whole_engine import BLOB, Repeated, engine_times, free_engine, model_engine, repeated
 
 from model import find_model
 from qupath_bridge.demo.drawing import draw_slide
@@ -184,12 +184,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="of decode")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--region", type=int, help="of free, model: a square in the middle, px")
+    parser.add_argument("--blob", type=int, default=BLOB, help="of free: size of what it finds")
     parser.add_argument("--model", help="of model; default: the shipped one")
     chosen = parser.parse_args()
     if chosen.what == "decode":
         decode(chosen)
     elif chosen.what == "free":
-        whole(chosen, free_engine(), alone=False)
+        whole(chosen, free_engine(chosen.blob), alone=False)
     else:
         whole(chosen, model_engine(find_model(chosen.model)), alone=True)
 

@@ -30,7 +30,7 @@ from shapely.affinity import scale
 from shapely.geometry import Point
 from shapely.geometry.base import BaseGeometry
 
-from qupath_bridge.classmap import NODATA, ClassMap, MapFrame, stacked
+from qupath_bridge.classmap import NODATA, ClassMap, MapFrame, stacked, steps_of
 from qupath_bridge.polygons import PolygonSettings, Tracer, trace, trace_bands
 
 MPP, CELL_M = 0.5, 2
@@ -57,10 +57,9 @@ def bands_of(block: np.ndarray, frame: MapFrame) -> Iterator[ClassMap]:
         codes = np.concatenate(
             [np.roll(block[row % BLOCK], 97 * (row // BLOCK))[None] for row in rows]
         )
-        probability = (0.5 + codes / 10).astype(np.float32)
-        y_m = frame.y_m + top * CELL_M
-        entropy = (1 - probability).astype(np.float16)
-        yield ClassMap(codes, probability, entropy, frame.x_m, y_m, CELL_M)
+        probability = 0.5 + codes / 10
+        layers = codes, steps_of(probability), steps_of(1 - probability)
+        yield ClassMap(*layers, frame.x_m, frame.y_m + top * CELL_M, CELL_M)
 
 
 def tissue(width: int, height: int, share: float) -> BaseGeometry:

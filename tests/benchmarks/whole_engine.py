@@ -33,7 +33,9 @@ from qupath_bridge.slide import open_slide
 HEAD = "tissue"  # of the shipped model; it has six classes
 BATCH = 16
 PERIOD = 512  # cells after which the drawn scores come again
-BLOB = 16  # cells, of the Gaussian that makes blobs of noise
+BLOB, SMALL_BLOB = 36, 16
+"""Cells, of the Gaussian that makes blobs of noise: in all about 100 objects a mm2, as many as the
+shipped model finds in CMU-1-Small-Region (93), and four times as many."""
 SHARPNESS = 4.0
 
 
@@ -41,14 +43,15 @@ class KnownScores:
     """Stands where a segmenter stands, and computes nothing: the scores of a place are known.
 
     Blobs of all classes of a head, drawn once; a batch's scores are a list of float32 [K, h, w].
+    blob: their size.
     """
 
     batch_size = BATCH
 
-    def __init__(self, card: ModelCard, stride_m: int) -> None:
+    def __init__(self, card: ModelCard, stride_m: int, blob: int) -> None:
         self.card, self.heads = card, [HEAD]
         self._stride_m, self._cell_m = stride_m, card.cell_m
-        field = drawn_scores(len(card.heads[HEAD].classes))
+        field = drawn_scores(len(card.heads[HEAD].classes), blob)
         cells, step = card.tile_m // card.cell_m, stride_m // card.cell_m
         self._per_side = PERIOD // step
         self._known = {
@@ -72,21 +75,21 @@ class KnownScores:
         return {HEAD: [self._known[x % self._per_side, y % self._per_side] for x, y in places]}
 
 
-def drawn_scores(count: int, cells: int = PERIOD) -> np.ndarray:
+def drawn_scores(count: int, blob: int, cells: int = PERIOD) -> np.ndarray:
     """Return probabilities of blobs, float32 [count, 1.5 cells, 1.5 cells], `cells` a period."""
     random = np.random.default_rng(0)
     noise = random.standard_normal((count, cells, cells), np.float32)
-    smooth = np.stack([ndimage.gaussian_filter(layer, BLOB, mode="wrap") for layer in noise])
+    smooth = np.stack([ndimage.gaussian_filter(layer, blob, mode="wrap") for layer in noise])
     scores = np.exp(SHARPNESS * smooth / smooth.std())
     scores /= scores.sum(axis=0)
     return np.pad(scores, [(0, 0), (0, cells // 2), (0, cells // 2)], mode="wrap")
 
 
-def free_engine() -> Engine:
+def free_engine(blob: int = BLOB) -> Engine:
     """Return an engine with one head of the shipped model's card, whose scores are known."""
     card = read_card(DEFAULT_MODEL)
     engine = Engine(DEFAULT_MODEL, card, [HEAD], RunSettings())
-    known = KnownScores(card, engine.plan.stride_m)
+    known = KnownScores(card, engine.plan.stride_m, blob)
     engine.load = lambda folder, heads, device, precision: known  # type: ignore[assignment]
     return engine
 
