@@ -93,7 +93,8 @@ def _fill_winners(cells: Cells, scores: np.ndarray, weight: np.ndarray) -> np.nd
         np.maximum(best, score, out=best)
     seen = weight > 0
     _raise(codes, ~seen, NODATA)
-    scale = STEPS / np.maximum(weight, LEAST)  # 0 * huge is 0
+    # No share is above one, although rounding of sums, or of scores, may make it so.
+    scale = STEPS / np.maximum(np.maximum(weight, best), LEAST)
     cells.codes[:] = codes
     cells.probability[:] = _stepped(best, scale)
     cells.entropy[:] = _entropy_in_steps(scores, scale)
@@ -105,11 +106,10 @@ def _raise(codes: np.ndarray, where: np.ndarray, code: int) -> None:
     np.maximum(codes, where.view(np.uint8) * np.uint8(code), out=codes)
 
 
-def _stepped(scores: np.ndarray, scale: np.ndarray | float = 1.0) -> np.ndarray:
-    """Return scores times a scale in whole steps, uint16; rounding can exceed them."""
+def _stepped(scores: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Return scores times a scale in whole steps, uint16."""
     steps = scores * scale
-    np.rint(steps, out=steps)
-    return np.minimum(steps, STEPS, out=steps).astype(np.uint16)
+    return np.rint(steps, out=steps).astype(np.uint16)
 
 
 def _entropy_in_steps(scores: np.ndarray, scale: np.ndarray) -> np.ndarray:
@@ -118,7 +118,7 @@ def _entropy_in_steps(scores: np.ndarray, scale: np.ndarray) -> np.ndarray:
     term, parts = np.empty_like(entropy), _entropy_parts(len(scores))
     for score in scores:
         entropy += np.take(parts, _stepped(score, scale), out=term, mode="clip")
-    return _stepped(entropy)
+    return np.rint(np.minimum(entropy, STEPS)).astype(np.uint16)
 
 
 @cache

@@ -186,6 +186,16 @@ def test_entropy_is_nil_where_sure_one_where_all_are_alike_and_falls_between(cla
     assert (np.diff(rising) > 0).all()
 
 
+def test_scores_of_more_than_one_are_sure_and_no_more():
+    sure = np.zeros((3, PLAN.tile_cells, PLAN.tile_cells), np.float32)
+    sure[2] = 1.004  # as rounding to bf16 may have it
+    fused = fuse(box(0, 0, 200, 90), PLAN, lambda tile: sure)
+    seen = fused.codes != NODATA
+    assert (fused.codes[seen] == 2).all()
+    assert (fused.probability[seen] == STEPS).all()
+    assert (fused.entropy[seen] == 0).all()
+
+
 def test_a_head_of_one_class_is_always_sure():
     assert (normalised_entropy(np.ones((1, 4, 5), np.float32)) == 0).all()
 
