@@ -10,6 +10,7 @@ from qupath_bridge.chains import ranges
 from qupath_bridge.pieces import Pieces, cross
 
 AT_ONCE = 2**21  # pairs of a triangle and a point near it
+BITS = 2  # points are counted in squares of 4 x 4 half cells: finer ones cost more than they spare
 
 
 class Crowd:
@@ -25,11 +26,11 @@ class Crowd:
         self._size = np.repeat(pieces.sizes, pieces.sizes)
         # The box around each point and what its piece gave up before the next that is left.
         self._box = np.concatenate([self._points, self._points], axis=1)  # x, y low, x, y high
-        self._corner = self._points.min(axis=0) & ~1
+        self._corner = self._points.min(axis=0)
         self._stride = int(self._points[:, 0].max() - self._corner[0]) + 1
         x, y = (self._points - self._corner).T.astype(np.int64)
         self._keys, self._index = np.unique(y * self._stride + x, return_index=True)
-        self._counts = _count_to((self._points[self._index] - self._corner) >> 1)
+        self._counts = _count_to((self._points[self._index] - self._corner) >> BITS)
 
     def forget(self, before: np.ndarray, gone: np.ndarray) -> None:
         """Note that points were given up; `before` are those left before each."""
@@ -48,9 +49,9 @@ class Crowd:
         return inside
 
     def _near(self, box: np.ndarray) -> np.ndarray:
-        """Return how many points lie in the cells that boxes touch."""
+        """Return how many points lie in the squares that boxes touch."""
         corner = np.tile(self._corner, 2)
-        x0, y0, x1, y1 = ((box - corner) >> 1).T
+        x0, y0, x1, y1 = ((box - corner) >> BITS).T
         counts = self._counts
         upper = counts[y1 + 1, x1 + 1] - counts[y0, x1 + 1]
         return upper - counts[y1 + 1, x0] + counts[y0, x0]
@@ -86,10 +87,10 @@ def _joint_box(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return np.concatenate([low, high], axis=1)
 
 
-def _count_to(cells: np.ndarray) -> np.ndarray:
-    """Return how many of some cells [N, 2] lie above and left of each corner, int32 [h, w]."""
-    width, height = cells.max(axis=0) + 1
-    flat = cells[:, 1].astype(np.int64) * width + cells[:, 0]
+def _count_to(squares: np.ndarray) -> np.ndarray:
+    """Return how many of some squares [N, 2] lie above and left of each corner, int32 [h, w]."""
+    width, height = squares.max(axis=0) + 1
+    flat = squares[:, 1].astype(np.int64) * width + squares[:, 0]
     counts = np.zeros((height + 1, width + 1), np.int32)
     counts[1:, 1:] = np.bincount(flat, minlength=width * height).reshape(height, width)
     np.cumsum(counts, axis=0, out=counts)

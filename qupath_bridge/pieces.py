@@ -22,6 +22,7 @@ UP, DOWN, LEFT, RIGHT = 1, 2, 4, 8  # borders that a corner has
 KIND = np.array([bin(borders).count("1") for borders in range(16)])
 IS_NODE = KIND > 2
 IS_TURN = np.array([b in (UP | LEFT, UP | RIGHT, DOWN | LEFT, DOWN | RIGHT) for b in range(16)])
+IS_CORNER = IS_NODE | IS_TURN
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def pieces_of(strip: IdStrip, codes: np.ndarray) -> Pieces:
 
     codes: uint8 [M + 1], of components; the last, of -1, is `NODATA`.
     """
-    cells = codes[strip.ids]
+    cells = codes.take(strip.ids)
     corners = _corners(cells, strip.top)
     if not len(corners.row):
         return no_pieces()
@@ -141,7 +142,8 @@ def _corners(cells: np.ndarray, top: int) -> _Corners:
     borders |= vertical[1:].view(np.uint8) * np.uint8(DOWN)
     borders |= horizontal[:, :-1].view(np.uint8) * np.uint8(LEFT)
     borders |= horizontal[:, 1:].view(np.uint8) * np.uint8(RIGHT)
-    row, column = np.nonzero((IS_NODE | IS_TURN)[borders])
+    place = np.flatnonzero(IS_CORNER.take(borders))
+    row, column = np.divmod(place, borders.shape[1])
     rows = len(borders)
     entering, leaving = np.flatnonzero(vertical[0]), np.flatnonzero(vertical[-1])
     return _Corners(
@@ -150,7 +152,7 @@ def _corners(cells: np.ndarray, top: int) -> _Corners:
         np.concatenate(
             [
                 np.full(len(entering), DOWN, np.uint8),
-                borders[row, column],
+                borders.ravel()[place],
                 np.full(len(leaving), UP, np.uint8),
             ]
         ),
