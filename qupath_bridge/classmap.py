@@ -78,13 +78,3 @@ def no_cells(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray
     codes = np.broadcast_to(np.uint8(NODATA), shape)
     never = np.broadcast_to(np.uint16(0), shape)
     return codes, never, never
-
-
-def steps_of(parts: np.ndarray) -> np.ndarray:
-    """Return parts of one, 0..1, in steps of 1/65535, uint16."""
-    return np.rint(parts * np.float32(STEPS)).astype(np.uint16)
-
-
-def of_steps(steps: np.ndarray) -> np.ndarray:
-    """Return parts of one, float32, of steps."""
-    return steps.astype(np.float32) / np.float32(STEPS)

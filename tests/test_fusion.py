@@ -15,7 +15,7 @@ from scipy import ndimage, stats
 from shapely.geometry import Point, Polygon, box
 
 from qupath_bridge.blending import blend_window, normalised_entropy
-from qupath_bridge.classmap import NODATA, STEPS, ClassMap, of_steps, stacked
+from qupath_bridge.classmap import NODATA, STEPS, ClassMap, stacked
 from qupath_bridge.errors import TilingError
 from qupath_bridge.fusion import Fuser
 from qupath_bridge.tiles import Tile, TilePlan, tiles_of
@@ -79,10 +79,10 @@ def assert_equals(class_map: ClassMap, expected: np.ndarray, where: np.ndarray) 
     """Assert a map is the argmax, maximum and entropy of `expected` [K, H, W]."""
     assert where.any()
     np.testing.assert_array_equal(class_map.codes[where], expected.argmax(axis=0)[where])
-    found = of_steps(class_map.probability)
+    found = class_map.probability / STEPS
     np.testing.assert_allclose(found[where], expected.max(axis=0)[where], atol=1e-5, rtol=0)
     entropy = stats.entropy(expected, axis=0) / np.log(len(expected))
-    found = of_steps(class_map.entropy)
+    found = class_map.entropy / STEPS
     np.testing.assert_allclose(found[where], entropy[where], atol=3e-4, rtol=0)
 
 

@@ -8,11 +8,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 from shapely.geometry import box
+from steps import steps_of
 
 from model import HeadClass
 from model.instances import GlandReading, border_codes, glands_of_codes
 from qupath_bridge import glands
-from qupath_bridge.classmap import NODATA, STEPS, ClassMap, stacked, steps_of
+from qupath_bridge.classmap import NODATA, STEPS, ClassMap, stacked
 from qupath_bridge.glands import GlandBands, GlandClasses, has_borders
 from qupath_bridge.polygons import PolygonSettings, trace
 

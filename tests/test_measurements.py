@@ -13,9 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 from shapely.geometry import Point, Polygon, box
+from steps import steps_of
 
 from model import HeadClass
-from qupath_bridge.classmap import ClassMap, steps_of
+from qupath_bridge.classmap import ClassMap
 from qupath_bridge.detections import Detection, head_key, head_key_of, region_key, region_key_of
 from qupath_bridge.errors import ProjectError
 from qupath_bridge.geometry import Mpp, Region, Scale

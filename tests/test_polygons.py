@@ -11,9 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 from shapely.geometry import LineString, Point, Polygon, box
+from steps import steps_of
 
 from qupath_bridge import packed, strips
-from qupath_bridge.classmap import NODATA, ClassMap, steps_of
+from qupath_bridge.classmap import NODATA, ClassMap
 from qupath_bridge.errors import SettingsError, TilingError
 from qupath_bridge.polygons import PolygonSettings, TracedObject, Tracer, trace, trace_bands
 

@@ -19,7 +19,7 @@ from qupath_bridge.engine.fused import FusedBand, is_bare
 
 MAGIC = b"PSDB2\n"
 LENGTHS = struct.Struct("<II")
-STEPS = np.dtype("<u2")
+LAYER = np.dtype("<u2")
 
 
 def packed(band: FusedBand) -> bytes:
@@ -61,7 +61,7 @@ def _cells(rows: ClassMap) -> bytes:
     codes = np.ascontiguousarray(rows.codes)
     seen = codes != NODATA
     squeezed = zlib.compress(codes.data, level=1)
-    layers = [layer[seen].astype(STEPS).tobytes() for layer in (rows.probability, rows.entropy)]
+    layers = [layer[seen].astype(LAYER).tobytes() for layer in (rows.probability, rows.entropy)]
     return b"".join([len(squeezed).to_bytes(4, "little"), squeezed, *layers])
 
 
@@ -81,5 +81,5 @@ def _layers(blob: memoryview, shape: tuple[int, int]) -> tuple[np.ndarray, np.nd
     seen = codes != NODATA
     count = int(np.count_nonzero(seen))
     layers = np.zeros((2, *shape), np.uint16)
-    layers[:, seen] = np.frombuffer(blob[end:], STEPS).reshape(2, count)
+    layers[:, seen] = np.frombuffer(blob[end:], LAYER).reshape(2, count)
     return codes, *layers

@@ -30,7 +30,7 @@ from shapely.affinity import scale
 from shapely.geometry import Point
 from shapely.geometry.base import BaseGeometry
 
-from qupath_bridge.classmap import NODATA, ClassMap, MapFrame, stacked, steps_of
+from qupath_bridge.classmap import NODATA, STEPS, ClassMap, MapFrame, stacked
 from qupath_bridge.polygons import PolygonSettings, Tracer, trace, trace_bands
 
 MPP, CELL_M = 0.5, 2
@@ -57,8 +57,8 @@ def bands_of(block: np.ndarray, frame: MapFrame) -> Iterator[ClassMap]:
         codes = np.concatenate(
             [np.roll(block[row % BLOCK], 97 * (row // BLOCK))[None] for row in rows]
         )
-        probability = 0.5 + codes / 10
-        layers = codes, steps_of(probability), steps_of(1 - probability)
+        probability = ((0.5 + codes / 10) * STEPS).astype(np.uint16)
+        layers = codes, probability, STEPS - probability
         yield ClassMap(*layers, frame.x_m, frame.y_m + top * CELL_M, CELL_M)
 
 
