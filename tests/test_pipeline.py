@@ -1,7 +1,9 @@
-"""Whole runs on small projects, through the portable face and the shipped model."""
+"""Whole runs on small projects, through the portable face; one is of the shipped model."""
 
 import json
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from qupath_bridge.detections import is_ours
 from qupath_bridge.errors import ProjectError
 from qupath_bridge.measurements import read_class_areas
 from qupath_bridge.pipeline import plan_project, run_project
+from qupath_bridge.report import RunReport
 from qupath_bridge.settings import RunSettings
 from qupath_bridge.store import ResultStore
 
@@ -37,8 +40,16 @@ class Silent:
 PORTABLE = RunSettings(backend="portable", device="cpu")
 
 
-def run(path: Path, **settings):
-    return run_project(path, RunSettings(backend="portable", device="cpu", **settings), Silent())
+@pytest.fixture(scope="module")
+def small(sure_model) -> RunSettings:
+    """Return settings of runs with a tiny model, which finds objects of both heads."""
+    return replace(PORTABLE, model=str(sure_model), overlap=0.0, min_object_um2=20.0)
+
+
+@pytest.fixture
+def run(small) -> Callable[..., RunReport]:
+    """Return a function that runs a project with a tiny model, and settings of its own."""
+    return lambda path, **settings: run_project(path, replace(small, **settings), Silent())
 
 
 def detections_of(project: Path, entry: str = "1") -> str:
@@ -81,7 +92,7 @@ def test_a_run_leaves_detections_areas_and_a_report(small_project):
     assert told["versions"]["torch"]
 
 
-def test_a_second_run_skips_and_a_restart_gives_the_same_bytes(small_project):
+def test_a_second_run_skips_and_a_restart_gives_the_same_bytes(small_project, run):
     run(small_project)
     first = detections_of(small_project)
     assert [o.status for o in run(small_project).outcomes] == ["skipped"]
@@ -89,7 +100,7 @@ def test_a_second_run_skips_and_a_restart_gives_the_same_bytes(small_project):
     assert detections_of(small_project) == first
 
 
-def test_batch_size_changes_no_class(small_project):
+def test_batch_size_changes_no_class(small_project, run):
     run(small_project, batch_size=1)
     one = ResultStore(small_project.parent).read_class_areas()
     run(small_project, batch_size=7, restart=True)
@@ -101,12 +112,12 @@ def test_batch_size_changes_no_class(small_project):
 @pytest.mark.parametrize(
     "change", [{"overlap": 0.25}, {"min_object_um2": 500.0}, {"heads": ("glands",)}]
 )
-def test_other_settings_are_done_again(small_project, change):
+def test_other_settings_are_done_again(small_project, change, run):
     run(small_project)
     assert [o.status for o in run(small_project, **change).outcomes] == ["done"]
 
 
-def test_a_changed_annotation_or_slide_is_done_again(small_project, write_tiff):
+def test_a_changed_annotation_or_slide_is_done_again(small_project, write_tiff, run):
     run(small_project)
     regions = small_project.parent / "pathsegdiff/1/regions.geojson"
     regions.write_text(regions.read_text(encoding="utf-8").replace("140.0", "135.0"), "utf-8")
@@ -118,16 +129,17 @@ def test_a_changed_annotation_or_slide_is_done_again(small_project, write_tiff):
     assert [o.status for o in run(small_project).outcomes] == ["done"]
 
 
-def test_a_run_of_one_head_keeps_the_other_heads_objects(small_project):
+def test_a_run_of_one_head_keeps_the_other_heads_objects(small_project, run):
     run(small_project)
     store = ResultStore(small_project.parent)
     both = {d.id for d in store.read_detections("1")}
+    assert {d.head for d in store.read_detections("1")} == {"tissue", "glands"}
     run(small_project, heads=("glands",))
     assert {d.id for d in store.read_detections("1")} == both
     assert {row.head for row in store.read_class_areas()} == {"tissue", "glands"}
 
 
-def test_a_result_of_an_earlier_engine_is_done_again_and_counts_until_then(small_project):
+def test_a_result_of_an_earlier_engine_is_done_again_and_counts_until_then(small_project, run):
     run(small_project)
     store = ResultStore(small_project.parent)
     path = store.of("1") / "result.json"
@@ -143,7 +155,7 @@ def test_a_result_of_an_earlier_engine_is_done_again_and_counts_until_then(small
     assert [o.status for o in run(small_project).outcomes] == ["skipped"]
 
 
-def test_a_run_of_one_class_of_regions_keeps_the_others(small_project):
+def test_a_run_of_one_class_of_regions_keeps_the_others(small_project, run):
     run(small_project)
     store = ResultStore(small_project.parent)
     everything = {d.id for d in store.read_detections("1")}
@@ -152,7 +164,7 @@ def test_a_run_of_one_class_of_regions_keeps_the_others(small_project):
     assert {row.region for row in store.read_class_areas()} == {"Region 1", "Region 2"}
 
 
-def test_what_was_found_in_a_deleted_annotation_goes_with_it(small_project):
+def test_what_was_found_in_a_deleted_annotation_goes_with_it(small_project, run):
     run(small_project)
     regions = small_project.parent / "pathsegdiff/1/regions.geojson"
     content = json.loads(regions.read_text(encoding="utf-8"))
@@ -164,7 +176,7 @@ def test_what_was_found_in_a_deleted_annotation_goes_with_it(small_project):
     assert len({d.region_id for d in store.read_detections("1")}) == 1
 
 
-def test_without_annotations_the_tissue_is_segmented(small_project):
+def test_without_annotations_the_tissue_is_segmented(small_project, run):
     (small_project.parent / "pathsegdiff/1/regions.geojson").unlink()
     run(small_project)
     rows = ResultStore(small_project.parent).read_class_areas()
@@ -179,7 +191,9 @@ def test_a_dry_run_writes_nothing_and_loads_no_weights(small_project):
     assert sorted(small_project.parent.rglob("*")) == before
 
 
-def test_one_bad_image_does_not_cost_the_others(tmp_path, make_project, write_tiff, small_project):
+def test_one_bad_image_does_not_cost_the_others(
+    tmp_path, make_project, write_tiff, small_project, run
+):
     good = small_project.parent / "bild ä.tif"
     images = [
         (tmp_path / "gone.svs", (100, 100), 0.5),
@@ -197,17 +211,17 @@ def test_one_bad_image_does_not_cost_the_others(tmp_path, make_project, write_ti
     assert report.summary().endswith("2 done / 0 skipped / 3 failed")
 
 
-def test_images_are_chosen_by_name(small_project):
+def test_images_are_chosen_by_name(small_project, run):
     with pytest.raises(ProjectError, match=r"no image is named \*\.svs; the project has: bild"):
         run(small_project, images=("*.svs",))
 
 
-def test_an_interruption_is_reported_and_leaves_no_half_result(small_project, monkeypatch):
+def test_an_interruption_is_reported_and_leaves_no_half_result(small_project, small, run):
     class Impatient(Silent):
         def advance(self, tiles):
             raise KeyboardInterrupt
 
-    report = run_project(small_project, PORTABLE, Impatient())
+    report = run_project(small_project, small, Impatient())
     assert report.interrupted
     left = {p.name for p in (small_project.parent / "pathsegdiff").rglob("*") if p.is_file()}
     # Nothing but a checkpoint is begun.
@@ -215,7 +229,7 @@ def test_an_interruption_is_reported_and_leaves_no_half_result(small_project, mo
     assert [o.status for o in run(small_project).outcomes] == ["done"]
 
 
-def test_a_damaged_store_is_done_again(small_project):
+def test_a_damaged_store_is_done_again(small_project, run):
     run(small_project)
     result = ResultStore(small_project.parent).of("1") / "result.json"
     result.write_text(result.read_text(encoding="utf-8")[:100], encoding="utf-8")

@@ -23,6 +23,7 @@ from qupath_bridge.store import ResultStore
 
 WIDTH, HEIGHT, MPP = 800, 700, 0.5
 STORED = 16  # side of a stored tile
+BAND_TILES = 40
 INSIDE = 48  # side of the inside of the tiny model's tiles, which do not overlap here
 
 
@@ -42,7 +43,7 @@ class Meddling(Telling):
 
 @pytest.fixture(autouse=True)
 def small_bands(monkeypatch):
-    monkeypatch.setattr(sweep, "BAND_TILES", 40)
+    monkeypatch.setattr(sweep, "BAND_TILES", BAND_TILES)
 
 
 def write_slide(path: Path, seed: int = 0) -> None:
@@ -76,9 +77,11 @@ def project(tmp_path, project_in) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, project_in, settings) -> dict[str, bytes]:
-    """Return what is left by a run without trouble, through the bands of everybody."""
+    """Return what is left by a run without trouble."""
     project = project_in(tmp_path_factory.mktemp("whole"))
-    assert not run_project(project, settings(), Telling()).failed
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep, "BAND_TILES", BAND_TILES)
+        assert not run_project(project, settings(), Telling()).failed
     return left_by(project)
 
 
