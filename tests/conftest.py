@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -20,6 +21,12 @@ from qupath_bridge.demo.qpproj import ImageEntry, project_json, server_json
 from qupath_bridge.disk import write_json
 
 MakeProject = Callable[..., Path]
+
+
+def pytest_collection_finish() -> None:
+    """Leave what the imported libraries hold out of the search for garbage after each image."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
