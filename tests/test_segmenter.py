@@ -18,11 +18,16 @@ def tiles() -> np.ndarray:
     return smooth.astype(np.uint8)
 
 
+@pytest.fixture(scope="module")
+def scores(segmenter, tiles) -> dict[str, np.ndarray]:
+    """Return the probabilities of all tiles at once, which nobody may change."""
+    return segmenter.probabilities(tiles, ORIGINS)
+
+
 ORIGINS = [(0, 0), (-128, 384), (99_968, 128)]
 
 
-def test_probabilities_of_every_head_add_to_one(segmenter, tiles):
-    scores = segmenter.probabilities(tiles, ORIGINS)
+def test_probabilities_of_every_head_add_to_one(segmenter, scores):
     assert set(scores) == {"tissue", "glands"}
     for name, probabilities in scores.items():
         classes = len(segmenter.card.heads[name].classes)
@@ -32,27 +37,23 @@ def test_probabilities_of_every_head_add_to_one(segmenter, tiles):
         np.testing.assert_allclose(probabilities.sum(axis=1), 1.0, atol=1e-5)
 
 
-def test_the_same_input_gives_the_same_output_bit_for_bit(segmenter, tiles):
-    first, second = (segmenter.probabilities(tiles, ORIGINS) for _ in range(2))
-    for name in first:
-        np.testing.assert_array_equal(first[name], second[name])
+def test_the_same_input_gives_the_same_output_bit_for_bit(segmenter, tiles, scores):
+    again = segmenter.probabilities(tiles, ORIGINS)
+    for name in scores:
+        np.testing.assert_array_equal(again[name], scores[name])
 
 
-def test_batch_and_order_change_nothing_beyond_rounding(segmenter, tiles):
-    together = segmenter.probabilities(tiles, ORIGINS)
+def test_batch_and_order_change_nothing_beyond_rounding(segmenter, tiles, scores):
     for index in (2, 0, 1):
         alone = segmenter.probabilities(tiles[index : index + 1], [ORIGINS[index]])
-        for name in together:
-            np.testing.assert_allclose(alone[name][0], together[name][index], atol=1e-4)
+        for name in scores:
+            np.testing.assert_allclose(alone[name][0], scores[name][index], atol=1e-4)
 
 
-def test_one_head_alone_gives_what_it_gives_among_others(segmenter, tiles):
+def test_one_head_alone_gives_what_it_gives_among_others(tiles, scores):
     alone = load_segmenter(DEFAULT_MODEL, ["glands"], device="cpu")
     assert alone.heads == ["glands"]
-    np.testing.assert_array_equal(
-        alone.probabilities(tiles, ORIGINS)["glands"],
-        segmenter.probabilities(tiles, ORIGINS)["glands"],
-    )
+    np.testing.assert_array_equal(alone.probabilities(tiles, ORIGINS)["glands"], scores["glands"])
 
 
 def test_one_pass_of_the_backbone_serves_every_head(segmenter, tiles):
