@@ -22,7 +22,7 @@ from qupath_bridge.label_options import LabelSources, read_labels, sources_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-QUICK = ("--steps", "30", "--batch-size", "4", "--stains", "1", "--device", "cpu")
+QUICK = ("--steps", "4", "--batch-size", "4", "--stains", "1", "--device", "cpu")
 SIX = [box(x, y, x + 100, y + 90) for x in (20, 240, 460) for y in (20, 300)]
 
 needs_qupath = pytest.mark.skipif(
@@ -79,7 +79,7 @@ def test_annotations_become_a_head_and_a_run_writes_objects_of_its_classes(
     assert told.stdout.startswith(f"5 images to train on, 1 held out ({what})\n")
     assert "use it: qupath-pathsegdiff run PROJECT --model mine" in told.stdout
     assert {line.split(":")[0] for line in told.stderr.splitlines()} == {"features", "train"}
-    assert told.stderr.splitlines()[-1] == "train: 30/30"
+    assert told.stderr.splitlines()[-1] == "train: 4/4"
     card = read_card(models_home() / "mine")
     assert [c.name for c in card.heads["mein_kopf"].classes] == ["Tumor", "Stroma"]
     assert card.heads["mein_kopf"].training["held out by"] == "group"
@@ -103,7 +103,7 @@ def test_tiles_of_a_folder_per_class_can_be_told_apart_and_the_head_be_measured(
     tiles, tiny_model, tmp_path
 ):
     assert cli("train", "mine", "--head", "dots", "--model", tiny_model, "--tiles", tiles,
-               "--steps", "60", *QUICK[2:]).exit_code == 0  # fmt: skip
+               "--steps", "40", *QUICK[2:]).exit_code == 0  # fmt: skip
     told = cli("evaluate", "--model", "mine", "--head", "dots", "--tiles", tiles,
                "--output", tmp_path / "out", "--device", "cpu")  # fmt: skip
     assert told.exit_code == 0, told.output
@@ -125,7 +125,7 @@ def test_an_evaluation_goes_into_a_folder_named_after_model_and_head(
 
 def test_an_ablation_writes_its_table_and_picture(tiles, tiny_model, tmp_path):
     told = cli("ablate", "--model", tiny_model, "--tiles", tiles, "--timesteps", "50",
-               "--blocks", "0;0,1", "--steps", "4", "--output", tmp_path / "out")  # fmt: skip
+               "--blocks", "0;0,1", "--steps", "1", "--output", tmp_path / "out")  # fmt: skip
     assert told.exit_code == 0, told.output
     with (tmp_path / "out" / "ablation.tsv").open(encoding="utf-8", newline="") as lines:
         assert len(list(csv.DictReader(lines, delimiter="\t"))) == 9
@@ -290,10 +290,11 @@ def test_a_block_or_timestep_that_is_not_there_is_one_sentence(tiles, tiny_model
 
 
 def test_ctrl_c_is_said_and_the_same_command_goes_on(tiles, tiny_model, monkeypatch):
-    command = ("train", "mine", "--head", "h", "--model", tiny_model, "--tiles", tiles, *QUICK)
+    command = ("train", "mine", "--head", "h", "--model", tiny_model, "--tiles", tiles,
+               "--steps", "22", *QUICK[2:])  # fmt: skip
 
     def stop(stage: str, done: int, total: int) -> None:
-        if (stage, done) == ("train", 25):
+        if (stage, done) == ("train", 21):
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -303,7 +304,7 @@ def test_ctrl_c_is_said_and_the_same_command_goes_on(tiles, tiny_model, monkeypa
     assert not (models_home() / "mine").exists()
     again = cli(*command)
     assert again.exit_code == 0
-    assert "train: 21/30" in again.stderr and "train: 1/30" not in again.stderr
+    assert "train: 21/22" in again.stderr and "train: 1/22" not in again.stderr
 
 
 DRAW = """
@@ -380,7 +381,7 @@ def test_a_folder_that_cannot_be_written_into_is_said_before_the_work(
 
 def test_a_set_of_blocks_named_twice_is_tried_once(annotated, tiny_model, tmp_path):
     told = cli("ablate", "--model", tiny_model, "--project", annotated, "--backend", "portable",
-               "--timesteps", "50", "--blocks", "0;0", "--steps", "2", "--device", "cpu",
+               "--timesteps", "50", "--blocks", "0;0", "--steps", "1", "--device", "cpu",
                "--output", tmp_path / "out")  # fmt: skip
     assert told.exit_code == 0, told.output
     assert len((tmp_path / "out" / "ablation.tsv").read_text().splitlines()) == 1 + 1 + 2 * 2
