@@ -30,7 +30,7 @@ from qupath_bridge.lock import ProcessLock
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 SERVER = Path(__file__).parent / "job_server.py"
-SIDE = 1024
+SIDE = 640
 TWENTY = pytest.param(
     20,
     marks=[

@@ -39,7 +39,7 @@ from qupath_bridge.errors import (
 )
 from qupath_bridge.jobs import JobQueue, QueueSettings
 
-LONG = 4096
+LONG = 2048
 posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 
 
@@ -278,7 +278,7 @@ def test_annotations_become_a_head_that_the_next_job_uses(
         )
     )
     body = {"kind": "train", "image": image_body(image), "regions": drawn, "model": "mine",
-            "heads": ["bed"], "options": {"base": "tiny", "steps": 20}}  # fmt: skip
+            "heads": ["bed"], "options": {"base": "tiny", "steps": 4}}  # fmt: skip
     queue = JobQueue(QueueSettings(tmp_path / "home", device="cpu"), path_of)
     queue.start()
     try:

@@ -15,7 +15,7 @@ from test_jobs_death import SERVER, kill
 
 from qupath_bridge.jobs import Job, JobQueue, QueueSettings
 
-SIDE, STORED = 896, 16
+SIDE, STORED = 768, 16
 posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 
 
