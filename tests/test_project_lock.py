@@ -34,6 +34,12 @@ Start = Callable[..., subprocess.Popen]
 posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such calls")
 
 
+@pytest.fixture(autouse=True)
+def tiny(sure_model, monkeypatch) -> None:
+    """Let a tiny model be the one that is used where no other is named."""
+    monkeypatch.setenv("QUPATH_PATHSEGDIFF_MODEL", str(sure_model))
+
+
 @pytest.fixture
 def holder_of() -> Iterator[Start]:
     """Return a function that starts a process which holds a project's lock."""
@@ -61,7 +67,8 @@ def told_by(command: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_second_run_is_told_who_is_at_it_and_the_next_goes_when_that_was_killed(small_project):
-    slow = run_command(small_project, "--batch-size", "1", "--regions", "slide")
+    whole = ("--regions", "slide", "--overlap", "0.75")
+    slow = run_command(small_project, "--batch-size", "1", *whole)
     with subprocess.Popen(slow, stderr=subprocess.PIPE, text=True) as first:
         for line in first.stderr:
             if line.startswith("[1/1]"):
