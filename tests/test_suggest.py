@@ -23,6 +23,8 @@ from qupath_bridge.settings import read_settings
 from qupath_bridge.suggest import SuggestReport, SuggestSettings, suggest_for_project
 from qupath_bridge.suggestions import NOVELTY, UNCERTAINTY, is_untouched
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PORTABLE = {"backend": "portable", "device": "cpu", "heads": ("tissue",)}
 SMALL = SuggestSettings(count=4, size_um=64, candidates=6)
 
