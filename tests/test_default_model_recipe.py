@@ -28,13 +28,13 @@ def stem(tmp_path) -> Path:
 
 @pytest.fixture
 def few_tiles(shared_data, tmp_path) -> Path:
-    """Return four tiles of each class of NCT-CRC, of which the last is held out, and others."""
+    """Return four tiles of two kinds of NCT-CRC, the last held out, and one of all others."""
     source = shared_data / "tiles"
     for folder in [source / "tcga_coad", source / "tnbc", *(source / "nct_crc").iterdir()]:
         place = tmp_path / "tiles" / folder.relative_to(source)
         place.mkdir(parents=True)
         pictures = sorted(p for p in folder.iterdir() if p.suffix in (".jpg", ".png", ".tif"))
-        for picture in pictures[:4]:
+        for picture in pictures[: 4 if folder.name in ("NORM", "TUM") else 1]:
             (place / picture.name).write_bytes(picture.read_bytes())
     return tmp_path / "tiles"
 
