@@ -95,9 +95,7 @@ def test_a_choice_that_is_not_there_is_named(small_project, arguments, says):
     assert says in told.stderr + told.stdout
 
 
-def test_a_run_then_an_export_then_another_format(
-    small_project, tmp_path, sure_model, monkeypatch
-):
+def test_a_run_then_an_export_then_another_format(small_project, tmp_path, sure_model, monkeypatch):
     monkeypatch.setenv("QUPATH_PATHSEGDIFF_MODEL", str(sure_model))
     told = cli("run", small_project, "--backend", "portable", "--device", "cpu")
     assert told.returncode == 0, told.stderr
