@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import ViTConfig, ViTModel
@@ -7,6 +8,8 @@ from model.autoencoder import Autoencoder, to_signed
 from model.encoder import Conditioner, Encoder
 from model.pretrain import Budget, train_autoencoder, train_denoiser, train_encoder
 from model.schedule import NoiseSchedule
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Blots:
