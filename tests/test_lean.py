@@ -34,29 +34,31 @@ def drawn_tiles() -> np.ndarray:
     return np.stack([pixels[y : y + 256, x : x + 256] for y in (0, 256) for x in (0, 256)])
 
 
-def untouched(tiles: np.ndarray) -> dict[str, np.ndarray]:
+@pytest.fixture(scope="module")
+def untouched(drawn_tiles) -> dict[str, np.ndarray]:
     """Return the shipped heads' probabilities from networks as they are loaded for training."""
     card = read_card(DEFAULT_MODEL)
     extractor = FeatureExtractor(load_backbone(DEFAULT_MODEL, card), card.features).eval()
     with torch.inference_mode():
-        features = extractor(torch.from_numpy(tiles), ORIGINS)
+        features = extractor(torch.from_numpy(drawn_tiles), ORIGINS)
         return {
             name: load_head(DEFAULT_MODEL, card, name)(features).softmax(dim=1).numpy()
             for name in ("tissue", "glands")
         }
 
 
-def test_the_shipped_model_made_lean_gives_the_same_probabilities(drawn_tiles):
+def test_the_shipped_model_made_lean_gives_the_same_probabilities(drawn_tiles, untouched):
     found = load_segmenter(DEFAULT_MODEL, device="cpu").probabilities(drawn_tiles, ORIGINS)
-    for name, expected in untouched(drawn_tiles).items():
+    for name, expected in untouched.items():
         np.testing.assert_allclose(found[name], expected, atol=1e-5)
         assert found[name].flags.c_contiguous
 
 
-def test_bf16_gives_the_same_class_on_nearly_all_pixels(drawn_tiles):
+def test_bf16_gives_the_same_class_on_nearly_all_pixels(drawn_tiles, untouched):
     segmenter = load_segmenter(DEFAULT_MODEL, device="cpu", precision="bf16")
-    found = segmenter.probabilities(drawn_tiles, ORIGINS)
-    for name, expected in untouched(drawn_tiles).items():
+    found = segmenter.probabilities(drawn_tiles[:2], ORIGINS[:2])  # some CPUs emulate it: slow
+    for name, every in untouched.items():
+        expected = every[:2]
         assert found[name].dtype == np.float32
         np.testing.assert_allclose(found[name].sum(axis=1), 1, atol=1e-5)
         assert np.abs(found[name] - expected).max() > 1e-5  # it was another precision
