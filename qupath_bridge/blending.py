@@ -41,18 +41,15 @@ class BlendedBlock:
 
     def __init__(self, class_count: int, rows: int, columns: int) -> None:
         self.used = 0
-        self._shape = (class_count, rows, columns)
-        self._scores: np.ndarray | None = None  # float32 [K, rows, columns]
-        self._weight = np.zeros((0, 0), np.float32)  # [rows, columns], where there are scores
+        self._shape = (class_count + 1, rows, columns)
+        self._sums: np.ndarray | None = None  # float32 [K + 1, rows, columns], the weight last
         self._blank: np.ndarray | None = None  # bool [rows, columns]
 
-    def add(self, begin: int, end: int, weighted: np.ndarray, window: np.ndarray) -> None:
-        """Add weighted probabilities [K, rows, end - begin] and their weight to columns."""
-        if self._scores is None:
-            self._scores = np.zeros(self._shape, np.float32)
-            self._weight = np.zeros(self._shape[1:], np.float32)
-        self._scores[:, :, begin:end] += weighted
-        self._weight[:, begin:end] += window
+    def add(self, begin: int, end: int, weighted: np.ndarray) -> None:
+        """Add weighted probabilities, and last their weight, [K + 1, rows, end - begin]."""
+        if self._sums is None:
+            self._sums = np.zeros(self._shape, np.float32)
+        self._sums[:, :, begin:end] += weighted
         self.used = self._shape[1]
 
     def add_blank(self, begin: int, end: int) -> None:
@@ -66,8 +63,8 @@ class BlendedBlock:
         """Fill cells [h, columns] with what won in the rows from `begin`."""
         held = slice(begin, begin + len(cells.codes))
         seen = None
-        if self._scores is not None:
-            seen = _fill_winners(cells, self._scores[:, held], self._weight[held])
+        if self._sums is not None:
+            seen = _fill_winners(cells, self._sums[:-1, held], self._sums[-1, held])
         if self._blank is not None:
             blank = self._blank[held] if seen is None else self._blank[held] & ~seen
             cells.codes[blank] = blank_code
@@ -78,7 +75,7 @@ class BlendedBlock:
         self.used = max(0, self.used - count)
         if not self.used:
             return
-        layers = [] if self._scores is None else [*self._scores, self._weight]
+        layers = [] if self._sums is None else [*self._sums]
         for rows in (*layers, *([] if self._blank is None else [self._blank])):
             rows[:-count] = rows[count:]
             rows[-count:] = 0

@@ -13,7 +13,7 @@ from qupath_bridge.classmap import NODATA, ClassMap, MapFrame, no_cells, stacked
 from qupath_bridge.errors import TilingError
 from qupath_bridge.tiles import Tile, TilePlan
 
-BLOCK = 512  # columns of cells that are held together: two islands of tissue cost two islands
+BLOCK = 1024  # columns of cells that are held together: two islands of tissue cost two islands
 
 
 class Fuser:
@@ -49,7 +49,8 @@ class Fuser:
         self._y_m: int | None = None
         self._x_m: float = -math.inf
         # Used again and again: fresh memory costs more than the product.
-        self._weighted = np.empty((class_count, *self._window.shape), np.float32)
+        self._weighted = np.empty((class_count + 1, *self._window.shape), np.float32)
+        self._weighted[-1] = self._window
         self._bands: list[ClassMap] = []
         self._least_y_m: int | None = None  # tiles above it come too late
         # Rows of the map that are in bands, taken or not, or above the part.
@@ -70,9 +71,10 @@ class Fuser:
             raise TilingError(f"tile {tuple(tile)} came after x {self._x_m}; sort tiles by y, x")
         self._go_to_row(tile)
         self._x_m = tile.x_m
-        np.multiply(self._window, probabilities[:, self._inside, self._inside], out=self._weighted)
+        inside = probabilities[:, self._inside, self._inside]
+        np.multiply(self._window, inside, out=self._weighted[:-1])
         for block, held, part in self._touched(tile.x_m):
-            block.add(held.start, held.stop, self._weighted[:, :, part], self._window[:, part])
+            block.add(held.start, held.stop, self._weighted[:, :, part])
 
     def add_blank(self, tile: Tile) -> None:
         """Take in a tile of bare glass, which was not computed.
