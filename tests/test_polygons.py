@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 from shapely.geometry import LineString, Point, Polygon, box
-from steps import steps_of
+from steps import in_whole_steps, steps_of
 
 from qupath_bridge import packed, strips
 from qupath_bridge.classmap import NODATA, ClassMap
@@ -186,14 +186,15 @@ def test_the_same_part_of_two_regions_has_the_same_classes():
 def test_probability_and_entropy_are_means_over_the_object():
     codes = np.zeros((SIDE, SIDE))
     codes[:, SIDE // 2 :] = 1
-    probability = np.where(codes == 1, 0.9, 0.6)
-    probability[:, -12:] = 0.8
+    surely, likely, hardly = in_whole_steps(0.9), in_whole_steps(0.8), in_whole_steps(0.6)
+    probability = np.where(codes == 1, surely, hardly)
+    probability[:, -12:] = likely
     entropy = 1 - probability
     region = box(104, 64, 100 + 2 * (SIDE - 2), 150)
     objects = trace(class_map_of(codes, probability, entropy), region, MPP, PolygonSettings())
-    expected = [0.6, (12 * 0.9 + 10 * 0.8) / 22]
-    assert [o.probability for o in objects] == pytest.approx(expected, abs=1e-5)
-    assert [1 - o.entropy for o in objects] == pytest.approx(expected, abs=1e-5)
+    expected = [hardly, (12 * surely + 10 * likely) / 22]
+    assert [o.probability for o in objects] == pytest.approx(expected)
+    assert [1 - o.entropy for o in objects] == pytest.approx(expected)
 
 
 def test_absorbed_cells_count_neither_in_the_probability_nor_in_the_entropy():
@@ -201,15 +202,15 @@ def test_absorbed_cells_count_neither_in_the_probability_nor_in_the_entropy():
     codes[20:23, 20:23] = 1
     class_map = class_map_of(codes, np.where(codes == 1, 0.99, 0.5), np.where(codes == 1, 0, 0.75))
     (found,) = trace(class_map, box(104, 64, 190, 150), MPP, PolygonSettings())
-    assert (found.probability, found.entropy) == pytest.approx((0.5, 0.75), abs=1e-5)
+    assert (found.probability, found.entropy) == (in_whole_steps(0.5), in_whole_steps(0.75))
 
 
 def test_an_object_without_a_middle_of_a_cell_is_as_sure_as_its_place():
-    probability = np.linspace(0.3, 0.9, SIDE)[:, None] * np.ones(SIDE)
+    probability = in_whole_steps(np.linspace(0.3, 0.9, SIDE)[:, None] * np.ones(SIDE))
     class_map = class_map_of(blobs(3, 1), probability, 1 - probability)
     (found,) = trace(class_map, box(151.3, 110.2, 151.4, 110.3), MPP, PolygonSettings())
-    assert found.probability == pytest.approx(probability[25, 0], abs=1e-5)
-    assert found.entropy == pytest.approx(1 - probability[25, 0], abs=1e-5)
+    assert found.probability == pytest.approx(probability[25, 0], abs=1e-6)
+    assert found.entropy == pytest.approx(1 - probability[25, 0], abs=1e-6)
 
 
 def test_objects_come_by_class_then_from_the_top_left():
