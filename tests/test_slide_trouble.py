@@ -23,7 +23,7 @@ from qupath_bridge.store import ResultStore
 
 WIDTH, HEIGHT, MPP = 800, 700, 0.5
 STORED = 16  # side of a stored tile
-BAND_TILES = 40
+ONE_BY_ONE = {"batch_size": 1}  # a batch ends with its band, and changes the last bits of scores
 INSIDE = 48  # side of the inside of the tiny model's tiles, which do not overlap here
 
 
@@ -43,7 +43,7 @@ class Meddling(Telling):
 
 @pytest.fixture(autouse=True)
 def small_bands(monkeypatch):
-    monkeypatch.setattr(sweep, "BAND_TILES", BAND_TILES)
+    monkeypatch.setattr(sweep, "BAND_TILES", 40)
 
 
 def write_slide(path: Path, seed: int = 0) -> None:
@@ -77,11 +77,9 @@ def project(tmp_path, project_in) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, project_in, settings) -> dict[str, bytes]:
-    """Return what is left by a run without trouble."""
+    """Return what is left by a run without trouble, through the bands of everybody."""
     project = project_in(tmp_path_factory.mktemp("whole"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sweep, "BAND_TILES", BAND_TILES)
-        assert not run_project(project, settings(), Telling()).failed
+    assert not run_project(project, settings(**ONE_BY_ONE), Telling()).failed
     return left_by(project)
 
 
@@ -146,7 +144,7 @@ def replaced(path: Path) -> None:
 def test_a_slide_in_trouble_fails_alone_and_put_back_goes_on(
     project, slide, settings, whole, trouble, told
 ):
-    chosen = settings()
+    chosen = settings(**ONE_BY_ONE)
     shutil.copy2(slide, slide.with_suffix(".kept"))
 
     report = run_project(project, chosen, Meddling(80, lambda: trouble(slide)))
@@ -238,7 +236,7 @@ def test_the_count_survives_an_interruption(project, slide, settings):
 def test_more_than_one_in_a_hundred_fails_the_image_until_it_is_copied_again(
     project, slide, settings, whole, regions
 ):
-    chosen = settings(regions=regions)
+    chosen = settings(regions=regions, **ONE_BY_ONE)
     shutil.copy2(slide, slide.with_suffix(".kept"))
     break_tiles(slide, range(20, 40), range(20, 40))
     for _ in range(2):
